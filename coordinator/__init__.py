@@ -1,0 +1,1 @@
+"""What the consortium runs: rounds, the SMILE fit, code maps and releases."""

@@ -1,0 +1,1 @@
+"""A generated consortium on one machine."""

@@ -1,0 +1,1 @@
+"""Pure numerics: SMILE and its rivals."""

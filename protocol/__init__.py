@@ -1,0 +1,1 @@
+"""The agreement: what every party computes and exchanges in the same way."""

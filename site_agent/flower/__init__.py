@@ -1,0 +1,1 @@
+"""The only room of the site that knows Flower."""

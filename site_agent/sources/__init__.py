@@ -1,0 +1,1 @@
+"""Event sources: each yields the events of one data set."""
