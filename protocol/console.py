@@ -1,0 +1,91 @@
+"""What both command lines share: errors as sentences, progress bars, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from protocol.errors import FederationError
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Step = Callable[[str, float], None]
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Run a command line; a `FederationError` becomes one line on stderr and its exit code."""
+    try:
+        app()
+    except FederationError as error:
+        err.print("error:", style="bold red", end=" ")
+        err.print(str(error), markup=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        err.print("stopped")
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(1)
+    sys.exit(0)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, for machines."""
+    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n")
+
+
+def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """A table for people; numbers are set to the right."""
+    grid = Table(title=title, title_justify="left", title_style="bold")
+    for i, name in enumerate(columns):
+        numeric = all(isinstance(row[i], int | float) for row in rows) and bool(rows)
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(_cell(v) for v in row))
+    out.print(grid)
+
+
+@contextmanager
+def progress(title: str, *, quiet: bool = False) -> Iterator[Step]:
+    """A progress bar on stderr; the block calls the yielded function with a step's name and its share done."""
+    if quiet or not err.is_terminal:
+        yield _log_steps(quiet=quiet, title=title)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(title, total=1.0)
+
+        def step(name: str, share: float) -> None:
+            bar.update(task, description=f"{title}: {name}", completed=share)
+
+        yield step
+
+
+def _log_steps(*, quiet: bool, title: str) -> Step:
+    """Without a terminal, each new step is one line."""
+    last = [""]
+
+    def step(name: str, _share: float) -> None:
+        if not quiet and name != last[0]:
+            last[0] = name
+            err.print(f"{title}: {name}", markup=False)
+
+    return step
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value)

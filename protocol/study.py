@@ -1,0 +1,226 @@
+"""StudySpec: the one file that all parties share; its digest binds every message.
+
+Each field documents itself: `coordinator init` writes the example below, and
+docs/reference/study.md is made from these descriptions.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from protocol.canonical import digest
+from protocol.errors import StudyError
+from protocol.vocabulary import IDENTIFIER, PREFIX, Category
+
+Identifier = Annotated[str, StringConstraints(pattern=rf"^{IDENTIFIER.pattern}$")]
+Prefix = Annotated[str, StringConstraints(pattern=rf"^{PREFIX.pattern}$")]
+
+DEFAULT_MIN_CODE_PATIENTS = 20
+DEFAULT_MIN_PAIR_PATIENTS = 11
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class CodeSystem(_Section):
+    """A code system that may occur in the study's releases."""
+
+    prefix: Prefix = Field(description="The part before the colon: ICD10CM in ICD10CM:E11.9.")
+    category: Category = Field("condition", description="Clusters stay within one category.")
+    local_to: Identifier | None = Field(
+        None, description="The site whose own codes these are; none for public systems."
+    )
+    uri: str = Field("", description="The system's canonical URI, used by SSSOM and FHIR.", max_length=300)
+
+
+class Counting(_Section):
+    """Which pairs of events count."""
+
+    rule: Literal["window", "whole-history"] = Field(
+        "window",
+        description="Event pairs at most window_days apart, or one per patient over the whole history.",
+    )
+    window_days: int = Field(30, ge=0, le=36_525, description="Largest distance of two events in days.")
+    max_events_per_patient: int = Field(
+        20_000, ge=2, le=90_000, description="Only a patient's most recent events up to this number count."
+    )
+
+
+class Embedding(_Section):
+    """How each site embeds its codes."""
+
+    dim: int = Field(128, ge=2, le=1024, description="Largest dimension of a site's embedding.")
+    codes_per_dim: int = Field(
+        20, ge=2, le=1000, description="A site releases at most one dimension for this many released codes."
+    )
+    ppmi_shift: float = Field(1.0, ge=1.0, le=100.0, description="The k of shifted PPMI; 1 means no shift.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the randomised eigenvectors.")
+
+
+class Privacy(_Section):
+    """Floors that hold at every site; a site's own policy may raise them, never lower them."""
+
+    min_code_patients: int = Field(
+        DEFAULT_MIN_CODE_PATIENTS, ge=1, description="Distinct patients that a code needs to be released."
+    )
+    min_pair_patients: int = Field(
+        DEFAULT_MIN_PAIR_PATIENTS, ge=1, description="Distinct patients that a pair needs to be counted."
+    )
+    margin_rounding: int = Field(5, ge=1, le=1000, description="Released patient counts are rounded to this.")
+    names: bool = Field(False, description="Whether sites may release descriptions (off: none ever leaves).")
+    public_data: bool = Field(
+        False, description="Set only where patients cannot be harmed: allows floors below 20 and 11."
+    )
+
+    @model_validator(mode="after")
+    def _floors(self) -> Self:
+        low = (
+            self.min_code_patients < DEFAULT_MIN_CODE_PATIENTS
+            or self.min_pair_patients < DEFAULT_MIN_PAIR_PATIENTS
+        )
+        if low and not self.public_data:
+            raise ValueError(
+                f"floors below {DEFAULT_MIN_CODE_PATIENTS} patients a code and {DEFAULT_MIN_PAIR_PATIENTS} a pair "
+                "need public_data = true"
+            )
+        if self.names:
+            raise ValueError("names = true is not supported yet: descriptions never leave a site")
+        return self
+
+
+class Fit(_Section):
+    """How the coordinator fits SMILE."""
+
+    dim: int = Field(0, ge=0, le=1024, description="Latent dimension; 0 takes the smallest site dimension.")
+    clusters: int = Field(
+        0, ge=0, description="Number of synonym clusters; 0 takes the released codes of the standard system."
+    )
+    iterations: int = Field(60, ge=1, le=10_000, description="Most iterations of the fit.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the fit.")
+
+
+class StudySpec(_Section):
+    """What the parties agreed on. Equal files, and only equal files, have equal digests."""
+
+    id: Identifier = Field(description="The consortium's name for this study.")
+    title: str = Field("", max_length=200, description="One line for people.")
+    sites: tuple[Identifier, ...] = Field(
+        min_length=1, max_length=500, description="The sites that take part."
+    )
+    standard: Prefix = Field(description="The code system whose codes name the clusters.")
+    code_systems: tuple[CodeSystem, ...] = Field(min_length=1, description="All code systems that may occur.")
+    sharing: Literal["sealed"] = Field(
+        "sealed", description="How statistics travel: sealed to the coordinator."
+    )
+    minimum_sites: int = Field(3, ge=2, description="Fewer releases than this are not fitted.")
+    publish_local_codes: Literal["consortium", "own-site"] = Field(
+        "consortium",
+        description="Whether a site's local codes appear in the release to all, or in its own copy only.",
+    )
+    licence: str = Field("CC-BY-4.0", max_length=200, description="Licence of the published maps.")
+    counting: Counting = Counting()
+    embedding: Embedding = Embedding()
+    privacy: Privacy = Privacy()
+    fit: Fit = Fit()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("a site is listed twice")
+        prefixes = [s.prefix for s in self.code_systems]
+        if len(set(prefixes)) != len(prefixes):
+            raise ValueError("a code system is listed twice")
+        if self.standard not in prefixes:
+            raise ValueError(f"the standard system {self.standard} is not among the code systems")
+        for system in self.code_systems:
+            if system.local_to is not None and system.local_to not in self.sites:
+                raise ValueError(
+                    f"code system {system.prefix} is local to {system.local_to}, which is no site"
+                )
+        if self.system(self.standard).local_to is not None:
+            raise ValueError("the standard system is local to one site")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON, in hex."""
+        return digest(self)
+
+    def system(self, prefix: str) -> CodeSystem:
+        """The code system of a prefix.
+
+        Raises:
+            StudyError: the study does not list it.
+        """
+        for system in self.code_systems:
+            if system.prefix == prefix:
+                return system
+        raise StudyError(
+            f"Code system {prefix!r} is not in study {self.id!r}",
+            why=f"it lists {', '.join(s.prefix for s in self.code_systems)}",
+            do="Correct the data's system column, or add the system to the study file at every party",
+        )
+
+
+def load_study(path: Path) -> StudySpec:
+    """Read a study file.
+
+    Raises:
+        StudyError: the file is missing, not TOML, or breaks a rule; every broken rule is named.
+    """
+    try:
+        with path.open("rb") as stream:
+            table = tomllib.load(stream)
+    except FileNotFoundError:
+        raise StudyError(
+            f"There is no study file {path}", do="Ask the coordinator for the study's TOML file"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise StudyError(f"The study file {path} cannot be read", why=str(error)) from None
+    return parse_study(table, str(path))
+
+
+def parse_study(table: object, where: str) -> StudySpec:
+    """Validate a study's table; `where` names it in errors.
+
+    Raises:
+        StudyError: the table breaks a rule.
+    """
+    try:
+        return StudySpec.model_validate(table)
+    except ValidationError as error:
+        raise StudyError(f"The study {where} is not valid", why=validation_reasons(error)) from None
+
+
+def validation_reasons(error: ValidationError) -> str:
+    """Every broken rule of a pydantic error, as `field: reason; field: reason`."""
+    return "; ".join(
+        (".".join(str(part) for part in e["loc"]) + ": " if e["loc"] else "")
+        + e["msg"].removeprefix("Value error, ")
+        for e in error.errors()
+    )
+
+
+def study_differences(ours: StudySpec, theirs: StudySpec) -> list[str]:
+    """Each field in which two studies differ, as `privacy.min_pair_patients: 11 here, 12 there`."""
+    left, right = _flat(ours.model_dump(mode="json")), _flat(theirs.model_dump(mode="json"))
+    return [
+        f"{key}: {left.get(key, 'absent')} here, {right.get(key, 'absent')} there"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key) != right.get(key)
+    ]
+
+
+def _flat(value: object, prefix: str = "") -> dict[str, object]:
+    if isinstance(value, dict):
+        pairs = [(f"{prefix}.{k}" if prefix else str(k), v) for k, v in value.items()]
+    elif isinstance(value, list | tuple) and value and isinstance(value[0], dict):
+        pairs = [(f"{prefix}[{i}]", v) for i, v in enumerate(value)]
+    else:
+        return {prefix: value}
+    return {k: v for name, item in pairs for k, v in _flat(item, name).items()}
