@@ -1,0 +1,174 @@
+"""A site's home folder and its configuration file `site.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from protocol.errors import StudyError, UsageError
+from protocol.keys import PrivateKeys
+from protocol.messages import HexDigest, Invitation, Policy
+from protocol.signed import parse
+from protocol.study import Identifier, Prefix, StudySpec, load_study, validation_reasons
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Columns(_Section):
+    """Names of the columns in the event file."""
+
+    patient: str = "patient"
+    date: str = "date"
+    code: str = "code"
+    system: str = Field("system", description="Optional: a code system for each row.")
+    description: str = Field(
+        "description", description="Optional: a text for each code; never leaves the site."
+    )
+
+
+class Data(_Section):
+    """Where the site's events are."""
+
+    events: str = Field(
+        description="CSV or Parquet file of patient, date, code; relative to the home folder."
+    )
+    anchors: str = Field("", description="CSV of local_code, standard_code; may be empty.")
+    system: Prefix = Field(description="Code system of rows that name none.")
+    bad_rows: Literal["stop", "skip"] = Field(
+        "stop", description="Stop at rows that cannot be used, or skip them and count each reason."
+    )
+    columns: Columns = Columns()
+
+
+class SitePolicy(_Section):
+    """Floors of this site's own; they can only raise the study's. 0 means: as the study says."""
+
+    min_code_patients: int = Field(0, ge=0)
+    min_pair_patients: int = Field(0, ge=0)
+    margin_rounding: int = Field(0, ge=0)
+    max_dim: int = Field(0, ge=0, description="Largest embedding dimension that may leave.")
+
+
+class Network(_Section):
+    """What the Flower process may do."""
+
+    allow_bundles: tuple[HexDigest, ...] = Field(
+        (), description="SHA-256 of Flower bundles whose messages are answered; none means deny all."
+    )
+
+
+class SiteConfig(_Section):
+    """The content of `site.toml`."""
+
+    site: Identifier
+    data: Data
+    policy: SitePolicy = SitePolicy()
+    network: Network = Network()
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of one site: configuration, keys, outbox, results and ledger."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> SiteConfig:
+        """The parsed `site.toml`.
+
+        Raises:
+            UsageError: it is missing or wrong; every wrong field is named.
+        """
+        path = self.folder / "site.toml"
+        try:
+            return SiteConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UsageError(
+                f"{self.folder} is not a site's home folder",
+                why="it has no site.toml",
+                do="Run site-agent init, or name the right folder with --home",
+            ) from None
+        except ValidationError as error:
+            raise UsageError(f"{path} is not valid", why=validation_reasons(error)) from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read", why=str(error)) from None
+
+    @cached_property
+    def study(self) -> StudySpec:
+        """The study, which must be the one of the invitation.
+
+        Raises:
+            StudyError: it is not, or this site is not in it.
+        """
+        path = self.folder / "study.toml"
+        study = load_study(path)
+        if self.config.site not in study.sites:
+            raise StudyError(
+                f"Site {self.config.site!r} is not in the study {path}",
+                why=f"it lists {', '.join(study.sites)}",
+            )
+        if study.digest != self.invitation.study_digest:
+            raise StudyError(
+                f"The study {path} is not the one that the coordinator's invitation names",
+                why=f"its digest begins {study.digest[:12]}, the invitation's {self.invitation.study_digest[:12]}",
+                do="Compare the file with the coordinator's; all parties must hold the same study",
+            )
+        return study
+
+    @cached_property
+    def invitation(self) -> Invitation:
+        """The coordinator's address and keys.
+
+        Raises:
+            UsageError: there is none.
+        """
+        path = self.folder / "invitation.json"
+        try:
+            return parse(path.read_bytes(), Invitation)
+        except FileNotFoundError:
+            raise UsageError(
+                f"There is no invitation {path}", do="Ask the coordinator for invitation.json"
+            ) from None
+
+    @cached_property
+    def keys(self) -> PrivateKeys:
+        """The site's private keys.
+
+        Raises:
+            KeyFileError: missing, or open to other users.
+        """
+        return PrivateKeys.load(self.folder / "keys" / "site.key")
+
+    @property
+    def node_key(self) -> Path:
+        """The Flower node's private key; it proves a connection, not a release."""
+        return self.folder / "flower" / "node.key"
+
+    @property
+    def exchange(self) -> Path:
+        """The only folder that the Flower processes may see."""
+        return self.folder / "exchange"
+
+    def path(self, name: str) -> Path:
+        """A path of the configuration, relative to the home folder."""
+        return self.folder / Path(name).expanduser()
+
+    def policy(self) -> Policy:
+        """The floors in force: for each, the higher of the study's and the site's.
+
+        A wider rounding and a lower dimension are the stricter ones.
+        """
+        study, own = self.study, self.config.policy
+        return Policy(
+            min_code_patients=max(study.privacy.min_code_patients, own.min_code_patients),
+            min_pair_patients=max(study.privacy.min_pair_patients, own.min_pair_patients),
+            margin_rounding=max(study.privacy.margin_rounding, own.margin_rounding),
+            max_dim=min(study.embedding.dim, own.max_dim or study.embedding.dim),
+        )
