@@ -1,0 +1,44 @@
+# Two commands do all the set-up themselves: `make demo` and `make test`.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+DEMO ?=
+
+.PHONY: demo test check lint types imports clean help
+
+help:            ## Show this list
+	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+demo: $(VENV)/.installed-demo  ## Run a whole three-site federation on this machine
+	@$(BIN)/coordinator demo --output demo --replace $(DEMO)
+
+test: $(VENV)/.installed-dev   ## Run all tests
+	@$(BIN)/python -m pytest $(TESTS)
+
+check: lint types imports      ## Lint, types and import rules
+
+lint: $(VENV)/.installed-dev   ## Lint and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev  ## mypy, strict
+	@$(BIN)/mypy
+
+imports: $(VENV)/.installed-dev ## Who may import whom
+	@$(BIN)/lint-imports
+
+clean:           ## Remove the virtual environment and the demo
+	rm -rf $(VENV) demo
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) (a minute or two the first time)"
+	@$(PIP) --editable '.[site,coordinator,demo]'
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-demo
+	@$(PIP) --editable '.[site,coordinator,demo,dev]'
+	@touch $@
