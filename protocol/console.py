@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -35,6 +37,14 @@ def run_app(app: typer.Typer) -> NoReturn:
     except BrokenPipeError:
         sys.exit(1)
     sys.exit(0)
+
+
+def stop_event() -> threading.Event:
+    """An event that SIGTERM and SIGINT set, so that services end their own processes first."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    return stop
 
 
 def print_json(value: Any) -> None:

@@ -123,6 +123,12 @@ class StudySpec(_Section):
         description="Whether a site's local codes appear in the release to all, or in its own copy only.",
     )
     licence: str = Field("CC-BY-4.0", max_length=200, description="Licence of the published maps.")
+    base_uri: str = Field(
+        "https://smile-federation.invalid",
+        pattern=r"^https?://[^\s]+$",
+        max_length=200,
+        description="Where releases and local code systems get their URIs; name one that the consortium owns.",
+    )
     counting: Counting = Counting()
     embedding: Embedding = Embedding()
     privacy: Privacy = Privacy()

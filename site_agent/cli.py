@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import getpass
-import threading
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from protocol.codeindex import CodeIndex
-from protocol.console import out, print_json, progress, run_app, table
+from protocol.console import out, print_json, progress, run_app, stop_event, table
 from protocol.errors import FederationError, UsageError
 from protocol.messages import ReleaseManifest
 from site_agent import enrolment, examine
@@ -33,7 +32,9 @@ HERE = Path()
 
 
 @app.callback(invoke_without_command=True)
-def _root(show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if show_version:
         out.print(version())
         raise typer.Exit
@@ -48,7 +49,9 @@ def init(
     study: Annotated[Path, typer.Option(help="study.toml, the same file at every party.")],
     events: Annotated[Path, typer.Option(help="CSV or Parquet file with the columns patient, date, code.")],
     system: Annotated[str, typer.Option(help="Code system of rows that name none, e.g. ICD10CM.")],
-    anchors: Annotated[Path | None, typer.Option(help="CSV with the columns local_code, standard_code.")] = None,
+    anchors: Annotated[
+        Path | None, typer.Option(help="CSV with the columns local_code, standard_code.")
+    ] = None,
 ) -> None:
     """Make a site's home folder, its configuration and its keys."""
     home = enrolment.init_home(
@@ -67,7 +70,9 @@ def doctor(home: HomeOption = HERE, json: JsonOption = False) -> None:
     if json:
         print_json([c._asdict() for c in checks])
     else:
-        table("Doctor", ["check", "result", "what was found"], [[c.name, c.result, c.finding] for c in checks])
+        table(
+            "Doctor", ["check", "result", "what was found"], [[c.name, c.result, c.finding] for c in checks]
+        )
     if any(c.result == "failed" for c in checks):
         raise typer.Exit(1)
 
@@ -90,7 +95,9 @@ def enroll(
 @app.command(epilog="Example: site-agent preview --home north --names")
 def preview(
     home: HomeOption = HERE,
-    names: Annotated[bool, typer.Option("--names", help="List every released code, not the first twenty.")] = False,
+    names: Annotated[
+        bool, typer.Option("--names", help="List every released code, not the first twenty.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Prepare the next release and show everything that would leave; nothing leaves."""
@@ -108,13 +115,17 @@ def preview(
     _show_manifest(manifest, size, all_names=names)
     for reason, count in prepared.events.skipped.items():
         out.print(f"[yellow]{count:,} rows were skipped: {reason}[/]")
-    out.print(f"\nNothing has left. To approve: site-agent approve --home {home} --digest {manifest.digest[:16]}")
+    out.print(
+        f"\nNothing has left. To approve: site-agent approve --home {home} --digest {manifest.digest[:16]}"
+    )
 
 
 @app.command(epilog="Example: site-agent approve --home north --digest 3f9a77c1d2e4b5a6")
 def approve(
     home: HomeOption = HERE,
-    digest: Annotated[str, typer.Option(help="The manifest digest that preview printed, at least 16 digits.")] = "",
+    digest: Annotated[
+        str, typer.Option(help="The manifest digest that preview printed, at least 16 digits.")
+    ] = "",
     by: Annotated[str, typer.Option(help="Who approves; your account's name if left out.")] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needs --digest.")] = False,
     json: JsonOption = False,
@@ -124,19 +135,24 @@ def approve(
     manifest = agent.outbox.prepared().manifest
     if digest and (len(digest) < 16 or not manifest.digest.startswith(digest)):
         raise UsageError(
-            f"The prepared release is {manifest.digest[:16]}, not {digest}", do="Run site-agent preview and look again"
+            f"The prepared release is {manifest.digest[:16]}, not {digest}",
+            do="Run site-agent preview and look again",
         )
     if yes and not digest:
         raise UsageError("--yes needs --digest", why="a yes is to one release, by name")
     if not yes:
         _show_manifest(manifest, (home / "outbox" / "prepared.release").stat().st_size, all_names=False)
         if not typer.confirm("May this leave the site?"):
-            raise FederationError("Not approved", do="Nothing will leave; run preview again when you are ready")
+            raise FederationError(
+                "Not approved", do="Nothing will leave; run preview again when you are ready"
+            )
     approval = agent.approve(by or getpass.getuser(), manifest.digest)
     if json:
         print_json(approval.model_dump(mode="json"))
     else:
-        out.print(f"Approved by {approval.by}: {manifest.digest}. It is sealed and sent when the coordinator calls.")
+        out.print(
+            f"Approved by {approval.by}: {manifest.digest}. It is sealed and sent when the coordinator calls."
+        )
 
 
 @app.command(epilog="Example: site-agent run --home north")
@@ -149,8 +165,12 @@ def run(
     """Stay connected: answer calls with the approved release, take in results."""
     from site_agent.run import run_agent  # noqa: PLC0415 - Flower takes seconds to import
 
-    run_agent(Agent(Home(home)), say=lambda text: out.print(text, markup=False), until_delivered=until_delivered,
-              stop=threading.Event())  # fmt: skip
+    run_agent(
+        Agent(Home(home)),
+        say=lambda text: out.print(text, markup=False),
+        stop=stop_event(),
+        until_delivered=until_delivered,
+    )
 
 
 @app.command(epilog="Example: site-agent apply --home north")
@@ -169,7 +189,9 @@ def search(
     code: Annotated[str, typer.Argument(help="PREFIX:code, or a bare code that one system has.")],
     home: HomeOption = HERE,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many neighbours.")] = 10,
-    exact: Annotated[bool, typer.Option("--exact", help="Exact search even where hnswlib is installed.")] = False,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Exact search even where hnswlib is installed.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """The codes nearest to a code in the newest published release."""
@@ -179,7 +201,11 @@ def search(
     if json:
         print_json([{"code": h.code, "similarity": round(h.similarity, 6)} for h in hits])
     else:
-        table(f"Nearest to {index.codes[index.row(code)]}", ["code", "cosine"], [[h.code, h.similarity] for h in hits])
+        table(
+            f"Nearest to {index.codes[index.row(code)]}",
+            ["code", "cosine"],
+            [[h.code, h.similarity] for h in hits],
+        )
 
 
 def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> None:
@@ -205,7 +231,9 @@ def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> 
     rows = [[a.name, a.dtype, " x ".join(map(str, a.shape)), a.sha256[:16]] for a in manifest.arrays]
     table("Every array", ["name", "type", "shape", "sha256 begins"], rows)
     shown = manifest.codes if all_names else manifest.codes[:20]
-    out.print(f"Every name: {len(manifest.codes):,} codes, in order" + ("" if all_names else "; the first twenty:"))
+    out.print(
+        f"Every name: {len(manifest.codes):,} codes, in order" + ("" if all_names else "; the first twenty:")
+    )
     out.print("  " + ", ".join(shown), markup=False)
     anchors = manifest.anchors if all_names else manifest.anchors[:5]
     if anchors:
@@ -218,6 +246,3 @@ def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> 
 def main() -> None:
     """Entry point of the console script."""
     run_app(app)
-
-
-

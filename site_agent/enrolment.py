@@ -14,7 +14,7 @@ from protocol.messages import Enrolment, Invitation
 from protocol.signed import parse, sign_message
 from protocol.study import load_study
 from site_agent.config import Home
-from site_agent.nodekey import new_node_key, public_node_key
+from site_agent.flower.node import new_node_key
 
 _TEMPLATE = """\
 # One site of study {study}. See docs/reference/configuration.md.
@@ -55,7 +55,9 @@ def init_home(
             raise UsageError(f"There is no file {path}")
     spec, invited = load_study(study), parse(invitation.read_bytes(), Invitation)
     if site not in spec.sites:
-        raise StudyError(f"Site {site!r} is not in the study {study}", why=f"it lists {', '.join(spec.sites)}")
+        raise StudyError(
+            f"Site {site!r} is not in the study {study}", why=f"it lists {', '.join(spec.sites)}"
+        )
     if spec.digest != invited.study_digest:
         raise StudyError(
             f"The study {study} is not the one that the invitation {invitation} names",
@@ -96,7 +98,7 @@ def write_enrolment(home: Home, contact: str) -> tuple[Path, PublicKeys]:
         study_digest=home.study.digest,
         site=home.config.site,
         keys=keys.public(),
-        node_key=public_node_key(home.node_key),
+        node_key=home.node_key.with_name("node.key.pub").read_text().strip(),
         contact=contact,
     )
     path = home.folder / f"enrolment-{home.config.site}.json"

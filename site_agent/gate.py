@@ -12,13 +12,15 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
-from protocol.statistics import nonempty, ppmi
+from scipy.sparse.csgraph import connected_components
 
 from protocol.arrays import IntVector
 from protocol.errors import GateError
 from protocol.messages import Anchor, Policy, ReleaseManifest, ReleaseStatistics
 from protocol.release import CODE_PATIENTS, Release, SourceView, describe, view_arrays
+from protocol.statistics import nonempty, ppmi
 from protocol.study import StudySpec
 from site_agent.cooccurrence import PairCounts
 
@@ -45,8 +47,10 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
 
     A pair stays if at least `min_pair_patients` distinct patients have it and
     both its codes stay. A code stays if at least `min_code_patients` distinct
-    patients have it and its PPMI row, with margins of the kept counts alone, is
-    not empty; dropping one code changes margins, so this is repeated until it holds for all.
+    patients have it and PPMI, with margins of the kept counts alone, connects it
+    with the largest group of codes: an embedding says nothing of how codes of
+    unconnected groups compare. Dropping a code changes margins, so this is
+    repeated until it holds for all.
 
     Law: the result does not depend on any cell below its floor.
     """
@@ -59,7 +63,7 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
     while True:
         kept = sp.csr_array(events[rows][:, rows])
         kept.eliminate_zeros()
-        alive = nonempty(ppmi(kept, shift=shift)) if kept.nnz else np.zeros(len(rows), dtype=bool)
+        alive = _comparable(ppmi(kept, shift=shift)) if kept.nnz else np.zeros(len(rows), dtype=bool)
         if alive.all():
             break
         rows = rows[alive]
@@ -86,6 +90,13 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
         capped_patients=coarse(counts.capped_patients),
     )
     return KeptCounts(rows, kept, rounded, statistics)
+
+
+def _comparable(weights: sp.csr_array) -> npt.NDArray[np.bool_]:
+    """Codes of the largest connected group with any weight; the first of equal groups."""
+    _, member = connected_components(weights, directed=False)
+    size = np.bincount(member, weights=nonempty(weights))
+    return np.asarray((member == size.argmax()) & nonempty(weights))
 
 
 def round_to(counts: IntVector, step: int) -> IntVector:

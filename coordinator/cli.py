@@ -1,0 +1,434 @@
+"""`coordinator`: what the consortium's coordinator runs."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coordinator import rounds, setup
+from coordinator.config import Home
+from coordinator.exports import FORMATS, export_release
+from coordinator.store import Store
+from coordinator.version import VERSION
+from protocol.console import out, print_json, progress, run_app, stop_event, table
+from protocol.errors import RoundError, UsageError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Enrols sites, runs rounds, fits SMILE to what the sites released, and publishes harmonised code maps.",
+)
+round_app = typer.Typer(no_args_is_help=True, help="Open a round, collect releases, deliver results.")
+app.add_typer(round_app, name="round")
+
+HomeOption = Annotated[
+    Path, typer.Option("--home", envvar="SMILE_COORDINATOR_HOME", help="The coordinator's home folder.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+RoundArgument = Annotated[str, typer.Argument(help="The round's name.")]
+HERE = Path()
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if show_version:
+        out.print(VERSION)
+        raise typer.Exit
+
+
+@app.command(epilog="Example: coordinator init hub --study study.toml --address hub.example:9443")
+def init(
+    folder: Annotated[Path, typer.Argument(help="New home folder of the coordinator.")] = HERE,
+    study: Annotated[Path | None, typer.Option(help="The study file that all parties share.")] = None,
+    address: Annotated[
+        str, typer.Option(help="host:port under which the sites will reach this machine.")
+    ] = "",
+    listen: Annotated[str, typer.Option(help="Interface that the fleet proxy listens on.")] = "0.0.0.0",  # noqa: S104
+    example_study: Annotated[
+        bool, typer.Option("--example-study", help="Print an example of a study file and stop.")
+    ] = False,
+) -> None:
+    """Make the coordinator's home folder: keys, certificates, Flower bundle, invitation."""
+    if example_study:
+        typer.echo(setup.EXAMPLE_STUDY, nl=False)
+        return
+    if study is None or not address:
+        raise UsageError(
+            "init needs --study and --address",
+            do="For a study file to start from: coordinator init --example-study > study.toml",
+        )
+    home = setup.init_home(folder, study=study, address=address, listen=listen)
+    out.print(f"Made {folder} for study {home.study.id}, digest {home.study.digest[:12]}.")
+    out.print(f"This coordinator's fingerprint is [bold]{home.keys.public().fingerprint}[/].")
+    out.print(
+        f"Give every site {folder / 'invitation.json'} and {folder / 'study.toml'}; tell the fingerprint by telephone."
+    )
+    out.print(f"Next: coordinator serve --home {folder}")
+
+
+@app.command(epilog="Example: coordinator enroll enrolment-north.json --home hub")
+def enroll(
+    files: Annotated[list[Path], typer.Argument(help="Enrolment files from the sites.")],
+    home: HomeOption = HERE,
+    fingerprint: Annotated[
+        list[str] | None, typer.Option(help="The fingerprint that the site told you; enrols without asking.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Let sites in, after comparing the fingerprint that each told you by another way."""
+    hub = Home(home)
+    store, told = Store(hub.database_url), {f.replace(" ", "").lower() for f in fingerprint or []}
+    enrolments = [setup.read_enrolment(hub, path) for path in files]
+    done = []
+    for enrolment in enrolments:
+        seen = enrolment.keys.fingerprint
+        if told and seen.replace(" ", "") not in told:
+            raise UsageError(
+                f"Site {enrolment.site} has fingerprint {seen}, which is none of those given",
+                do="Ask the site by telephone; do not enrol it if the two differ",
+            )
+        if not told and not typer.confirm(
+            f"Site {enrolment.site} has fingerprint {seen}. Did the site tell you the same?"
+        ):
+            raise UsageError(f"Site {enrolment.site} was not enrolled", do="Ask the site by telephone")
+        setup.enrol(store, enrolment)
+        done.append({"site": enrolment.site, "fingerprint": seen})
+        if not json:
+            out.print(f"Enrolled {enrolment.site}.")
+    if json:
+        print_json(done)
+
+
+@app.command(epilog="Example: coordinator sites --home hub")
+def sites(home: HomeOption = HERE, json: JsonOption = False) -> None:
+    """List the study's sites: enrolled or not, fingerprint, contact, last accepted release."""
+    hub = Home(home)
+    enrolled = {s.name: s for s in Store(hub.database_url).sites()}
+    found: list[dict[str, Any]] = []
+    for name in hub.study.sites:
+        site = enrolled.get(name)
+        found.append(
+            {
+                "site": name,
+                "enrolled": site is not None,
+                "fingerprint": site.public_keys.fingerprint if site else "",
+                "contact": site.contact if site else "",
+                "accepted_release": site.accepted_sequence if site and site.accepted_sequence else None,
+            }
+        )
+    if json:
+        print_json(found)
+    else:
+        table(
+            "Sites",
+            ["site", "enrolled", "fingerprint", "contact", "last accepted release"],
+            [
+                [f["site"], f["enrolled"], f["fingerprint"], f["contact"], f["accepted_release"] or "none"]
+                for f in found
+            ],
+        )
+
+
+@app.command(epilog="Example: coordinator serve --home hub")
+def serve(home: HomeOption = HERE) -> None:
+    """Run the Flower services that sites dial (SuperLink on loopback, proxy in front) until Ctrl-C."""
+    from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
+
+    hub = Home(home)
+    services = Services(hub.flower, hub.config.listen, hub.config.port, [hub.config.host])
+    services.start()
+    out.print(f"Sites can dial {hub.config.address}; press Ctrl-C to stop")
+    try:
+        stop_event().wait()
+    finally:
+        services.stop()
+
+
+@round_app.command("open", epilog="Example: coordinator round open 2026-q4 --home hub")
+def round_open(
+    name: RoundArgument,
+    home: HomeOption = HERE,
+    days: Annotated[int, typer.Option(min=1, max=365, help="Days until the call expires.")] = 30,
+    json: JsonOption = False,
+) -> None:
+    """Make the round's key and sign the call to all enrolled sites."""
+    from coordinator.flower.services import Services  # noqa: PLC0415
+
+    hub = Home(home)
+    store, services = Store(hub.database_url), Services.attach(hub.flower)
+    nodes = {}
+    for site in store.sites():
+        path = hub.flower / "nodes" / f"{site.name}.pub"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(site.node_key + "\n")
+        nodes[site.name] = services.register(site.name, path)
+    opened = rounds.open_round(hub, store, name, days=days, nodes=nodes)
+    if json:
+        print_json({"round": name, "expires": opened.expires, "sites": sorted(nodes)})
+    else:
+        out.print(f"Round {name} is open until {opened.expires:%Y-%m-%d}; {len(nodes)} sites are called.")
+        out.print(f"Next: coordinator round collect {name} --home {home}")
+
+
+@round_app.command("collect", epilog="Example: coordinator round collect 2026-q4 --wait 3600 --home hub")
+def round_collect(
+    name: RoundArgument,
+    home: HomeOption = HERE,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the sites at most.")] = 3600.0,
+    poll: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks at the sites.")] = 5.0,
+    json: JsonOption = False,
+) -> None:
+    """Fetch the sealed releases of sites that have approved; verify each before it is accepted."""
+    hub = Home(home)
+    store = Store(hub.database_url)
+    store.round(name)
+    _transport(hub, store, name, "collect", wait, poll, quiet=json)
+    rounds.take_in(hub, store, name)
+    _show_round(hub, store, name, json=json)
+
+
+@round_app.command("deliver", epilog="Example: coordinator round deliver 2026-q4 --home hub")
+def round_deliver(
+    name: RoundArgument,
+    home: HomeOption = HERE,
+    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the sites at most.")] = 3600.0,
+    poll: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks at the sites.")] = 5.0,
+    json: JsonOption = False,
+) -> None:
+    """Send each site its sealed copy of the round's published version, and collect receipts."""
+    hub = Home(home)
+    store = Store(hub.database_url)
+    if store.round(name).state not in {"published", "delivered"}:
+        raise RoundError(f"Round {name} has no published version", do=f"Run coordinator publish {name}")
+    _transport(hub, store, name, "deliver", wait, poll, quiet=json)
+    rounds.take_receipts(hub, store, name)
+    _show_round(hub, store, name, json=json)
+
+
+@round_app.command("status", epilog="Example: coordinator round status 2026-q4 --home hub")
+def round_status(
+    name: Annotated[str, typer.Argument(help="The round's name; all rounds if left out.")] = "",
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Show all rounds, or every site of one round with what it has done so far."""
+    hub = Home(home)
+    store = Store(hub.database_url)
+    if name:
+        _show_round(hub, store, name, json=json)
+        return
+    found = [
+        {"round": r.name, "state": r.state, "opened": r.opened, "expires": r.expires} for r in store.rounds()
+    ]
+    if json:
+        print_json(found)
+    else:
+        rows = [
+            [r["round"], r["state"], f"{r['opened']:%Y-%m-%d %H:%M}", f"{r['expires']:%Y-%m-%d}"]
+            for r in found
+        ]
+        table("Rounds (UTC)", ["round", "state", "opened", "expires"], rows)
+
+
+@app.command(epilog="Example: coordinator fit 2026-q4 --home hub")
+def fit(name: RoundArgument, home: HomeOption = HERE, json: JsonOption = False) -> None:
+    """Fit SMILE to the accepted releases of a round."""
+    from coordinator.harmonize import fit_releases, save_fit  # noqa: PLC0415 - scikit-learn takes a second to import
+
+    hub = Home(home)
+    store = Store(hub.database_url)
+    with progress("fit", quiet=json) as step:
+        step("opening releases", 0.0)
+        releases = rounds.accepted_releases(hub, store, name)
+        limit = hub.study.fit.iterations
+        result = fit_releases(
+            releases, hub.study, lambda i, _bound: step(f"iteration {i} of at most {limit}", i / limit)
+        )
+        save_fit(hub.round_folder(name) / "fit.safetensors", result, releases)
+    if store.round(name).state == "open":
+        store.set_round_state(name, "fitted")
+    facts = {
+        "round": name,
+        "codes": len(result.union.codes),
+        "rows": result.union.n_rows,
+        "clusters": result.n_clusters,
+        "dim": int(result.fit.embedding.shape[1]),
+        "kappa": round(float(result.fit.kappa), 2),
+        "iterations": len(result.fit.history),
+        "warnings": [*result.union.warnings, *result.fit.warnings],
+    }
+    if json:
+        print_json(facts)
+        return
+    table(
+        f"Fit of round {name}", ["fact", "value"], [[k, str(v)] for k, v in facts.items() if k != "warnings"]
+    )
+    for warning in facts["warnings"]:  # type: ignore[attr-defined]
+        out.print(f"[yellow]warning:[/] {warning}")
+    out.print(f"Next: coordinator publish {name} --home {home}")
+
+
+@app.command(epilog="Example: coordinator publish 2026-q4 --home hub")
+def publish(
+    name: RoundArgument,
+    home: HomeOption = HERE,
+    truth: Annotated[
+        Path | None,
+        typer.Option(help="CSV (system, code, concept) of known truth: the report then scores the map."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Write, sign and number the release of a fitted round, and seal each site's copy."""
+    from coordinator import publish as publishing  # noqa: PLC0415
+    from coordinator.edition import Edition  # noqa: PLC0415
+    from coordinator.harmonize import load_fit  # noqa: PLC0415
+    from coordinator.quality import compare, read_truth  # noqa: PLC0415
+
+    hub = Home(home)
+    store = Store(hub.database_url)
+    with progress("publish", quiet=json) as step:
+        step("opening releases", 0.0)
+        releases = tuple(rounds.accepted_releases(hub, store, name))
+        result = load_fit(hub.round_folder(name) / "fit.safetensors", releases, hub.study)
+        quality = None
+        if truth is not None:
+            step("scoring against the truth", 0.2)
+            quality = compare(
+                result, releases, read_truth(truth), standard=hub.study.standard, seed=hub.study.fit.seed
+            )
+        step("writing the release", 0.5)
+        edition = Edition(
+            study=hub.study,
+            round=name,
+            version=publishing.next_version(store),
+            created=datetime.now(UTC).replace(microsecond=0),
+            harmonized=result,
+            releases=releases,
+            sites=publishing.site_summaries(store, hub, name, releases),
+            quality=quality,
+        )
+        folder = publishing.publish(hub, store, edition)
+    rows, scored = ([vars(r) for r in quality.rows], quality.scored) if quality else ([], "")
+    if json:
+        print_json(
+            {
+                "version": edition.version,
+                "folder": str(folder),
+                "quality": rows,
+                "scored": quality.scored if quality else "",
+            }
+        )
+        return
+    out.print(f"Published version {edition.version}: {folder}")
+    if quality:
+        show_quality(rows, scored)
+    out.print(f"Look at {folder / 'report.html'}. Next: coordinator round deliver {name} --home {home}")
+
+
+@app.command(epilog="Example: coordinator export 1 --format sssom --output map.sssom.tsv --home hub")
+def export(
+    version: Annotated[int, typer.Argument(min=1, help="The published version.")],
+    output: Annotated[Path, typer.Option(help="The file to write.")],
+    form: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "sssom",
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Copy a published map out of a verified release in an analyst's format."""
+    hub = Home(home)
+    known = [p.version for p in Store(hub.database_url).versions()]
+    if version not in known:
+        raise UsageError(f"There is no version {version}", why=f"published are {known or 'none'}")
+    export_release(hub.release_folder(version), output, form, trust=hub.keys.public())
+    if json:
+        print_json({"version": version, "format": form, "file": str(output)})
+    else:
+        out.print(f"Wrote {output}")
+
+
+@app.command(epilog="Example: coordinator demo --sites 3 --patients 5000 --seed 0")
+def demo(
+    output: Annotated[Path, typer.Option(help="New folder for the whole consortium.")] = Path("demo"),
+    sites: Annotated[int, typer.Option(min=3, max=9, help="Number of hospitals.")] = 3,
+    patients: Annotated[int, typer.Option(min=100, help="Patients a hospital.")] = 5000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Run on real files instead: a folder with one events.csv or .parquet a site."),
+    ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace the folder of an earlier demo.")
+    ] = False,
+) -> None:
+    """Run a whole federation on this machine: real processes, TLS, sealed releases, one published map."""
+    from coordinator.demo.federation import MARK, run_demo  # noqa: PLC0415
+
+    if output.exists() and any(output.iterdir()):
+        if not replace or not (output / MARK).exists():
+            raise UsageError(
+                f"The folder {output} is not empty", do="Name a new one, or add --replace for an old demo"
+            )
+        shutil.rmtree(output)
+    run_demo(output, sites=sites, patients=patients, seed=seed, data=data)
+
+
+def _transport(
+    hub: Home, store: Store, name: str, phase: str, wait: float, poll: float, *, quiet: bool
+) -> None:
+    """Run one phase over Flower and show every site's bar until it ends."""
+    from coordinator.flower.desk import RoundDesk  # noqa: PLC0415
+    from coordinator.flower.services import Services  # noqa: PLC0415
+
+    services, desk = Services.attach(hub.flower), RoundDesk(hub.round_folder(name))
+    run = services.start_run(desk, phase, deadline_seconds=wait, poll_seconds=poll)
+    with progress(phase, quiet=quiet) as step:
+        while not services.run_state(run).startswith("finished"):
+            found = [desk.progress(site) for site in desk.sites()]
+            ended = sum(p.state in {"received", "delivered", "refused"} for p in found)
+            step(", ".join(f"{p.site} {p.state}" for p in found), ended / max(len(found), 1))
+            time.sleep(0.5)
+    state = services.run_state(run)
+    if state != "finished:completed":
+        raise RoundError(
+            f"The transport of round {name} ended as {state}",
+            why=services.run_detail(run),
+            do=f"Read {desk.folder / 'transport.log'}; run the command again, nothing that arrived is lost",
+        )
+
+
+def _show_round(hub: Home, store: Store, name: str, *, json: bool) -> None:
+    states = rounds.site_states(hub, store, name)
+    if json:
+        print_json({"round": name, "state": store.round(name).state, "sites": [vars(s) for s in states]})
+        return
+    rows = [
+        [s.site, s.state, s.detail, f"{s.bytes_done:,}" if s.bytes_total else "", s.contact] for s in states
+    ]
+    table(f"Round {name}: {store.round(name).state}", ["site", "state", "detail", "bytes", "contact"], rows)
+
+
+def show_quality(rows: list[dict[str, Any]], scored: str) -> None:
+    """The table of methods on the same codes."""
+
+    def cell(row: dict[str, Any], key: str) -> str:
+        value, error = row[key], row[f"{key}_se"]
+        return "" if value is None else f"{value:.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+    table(
+        "Planted synonyms recovered",
+        ["method", "AMI", "hits@1", "hits@5"],
+        [[r["method"], cell(r, "ami"), cell(r, "hits1"), cell(r, "hits5")] for r in rows],
+    )
+    out.print(scored, markup=False)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_app(app)

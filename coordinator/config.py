@@ -1,0 +1,108 @@
+"""The coordinator's home folder."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from protocol.errors import UsageError
+from protocol.keys import PrivateKeys
+from protocol.study import StudySpec, load_study, validation_reasons
+
+
+class CoordinatorConfig(BaseModel):
+    """The content of `coordinator.toml`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    address: str = Field(description="host:port under which sites reach the fleet proxy.")
+    listen: str = Field("0.0.0.0", description="Interface on which the fleet proxy listens.")  # noqa: S104
+    database: str = Field("", description="SQLAlchemy URL; empty: coordinator.db in the home folder.")
+
+    @property
+    def host(self) -> str:
+        """The host part of the address."""
+        return self.address.rpartition(":")[0]
+
+    @property
+    def port(self) -> int:
+        """The port of the address."""
+        return int(self.address.rpartition(":")[2])
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder of one study's coordinator: configuration, keys, rounds and releases."""
+
+    folder: Path
+
+    @cached_property
+    def config(self) -> CoordinatorConfig:
+        """The parsed `coordinator.toml`.
+
+        Raises:
+            UsageError: missing or wrong.
+        """
+        path = self.folder / "coordinator.toml"
+        try:
+            return CoordinatorConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UsageError(
+                f"{self.folder} is not a coordinator's home folder",
+                why="it has no coordinator.toml",
+                do="Run coordinator init, or name the right folder with --home",
+            ) from None
+        except ValidationError as error:
+            raise UsageError(f"{path} is not valid", why=validation_reasons(error)) from None
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path} cannot be read", why=str(error)) from None
+
+    @cached_property
+    def study(self) -> StudySpec:
+        """The study of this folder."""
+        return load_study(self.folder / "study.toml")
+
+    @cached_property
+    def keys(self) -> PrivateKeys:
+        """The coordinator's identity: signs calls and releases.
+
+        Raises:
+            KeyFileError: missing, or open to other users.
+        """
+        return PrivateKeys.load(self.folder / "keys" / "coordinator.key")
+
+    def round_key_path(self, round_id: str) -> Path:
+        """Where a round's own key lies; erasing it erases what was sealed for the round."""
+        return self.folder / "keys" / "rounds" / f"{round_id}.key"
+
+    def round_folder(self, round_id: str) -> Path:
+        """The desk of a round."""
+        return self.folder / "rounds" / round_id
+
+    def release_folder(self, version: int) -> Path:
+        """A published release."""
+        return self.folder / "releases" / f"v{version}"
+
+    @property
+    def flower(self) -> Path:
+        """Home of the Flower services: certificates, bundle, database, logs."""
+        return self.folder / "flower"
+
+    @property
+    def bundle(self) -> Path:
+        """The thin Flower app that the SuperLink is given."""
+        return self.flower / "bundle"
+
+    @property
+    def tls(self) -> Path:
+        """CA and server certificate of the fleet proxy."""
+        return self.flower / "tls"
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the store."""
+        return self.config.database or f"sqlite:///{(self.folder / 'coordinator.db').resolve()}"

@@ -1,0 +1,31 @@
+"""Everything that a published version is written from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from coordinator.harmonize import Harmonized
+from coordinator.report.data import Quality
+from protocol.messages import SiteSummary
+from protocol.release import VerifiedRelease
+from protocol.study import StudySpec
+
+
+@dataclass(frozen=True)
+class Edition:
+    """One version before it is written.
+
+    Attributes:
+        sites: every site of the study, those without a release too.
+        quality: scores against known truth, or None where none is known.
+    """
+
+    study: StudySpec
+    round: str
+    version: int
+    created: datetime
+    harmonized: Harmonized
+    releases: tuple[VerifiedRelease, ...]
+    sites: tuple[SiteSummary, ...]
+    quality: Quality | None

@@ -1,0 +1,135 @@
+"""Pure: fit -> mapping rows: target, probability, alternatives, and evidence by site."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.model import SmileFit
+from coordinator.union import UnionVocabulary
+
+N_ALTERNATIVES = 5
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """How strongly one site's codes speak for a code's cluster.
+
+    Attributes:
+        site: the site's name.
+        members: the cluster's other codes at this site.
+        cosine: cosine of the code's embedding with the mean embedding of those codes.
+    """
+
+    site: str
+    members: int
+    cosine: float
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Where one code belongs.
+
+    Attributes:
+        code: the CURIE.
+        sites: the sites that released it.
+        cluster: its synonym cluster.
+        probability: posterior of that cluster given everything in the fit.
+        anchored: its standard code was given by a site, not found by the fit.
+        standard_code: the preferred standard code of its cluster; "" if it has none.
+        similarity: cosine with that code's embedding; 0 without a standard code.
+        alternatives: the nearest other standard codes, best first.
+        evidence: for each other site with codes in the cluster.
+    """
+
+    code: str
+    sites: tuple[str, ...]
+    cluster: int
+    probability: float
+    anchored: bool
+    standard_code: str
+    similarity: float
+    alternatives: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class MappingSet:
+    """All released codes, sorted, with their rows of the fit."""
+
+    rows: tuple[Mapping, ...]
+    embedding: npt.NDArray[np.float32]
+
+
+def make_mappings(union: UnionVocabulary, fit: SmileFit) -> MappingSet:
+    """Mapping rows of every released code.
+
+    A cluster's preferred standard code is the one among its rows whose
+    embedding is nearest to the cluster's centre. A standard code, and a code
+    anchored to one, keeps its own.
+    """
+    standard_rows = np.array(sorted(union.standard), dtype=np.int64)
+    preferred = _preferred(fit, standard_rows)
+    cosines = fit.embedding @ fit.embedding[standard_rows].T
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, : N_ALTERNATIVES + 1]
+    evidence = _Evidence(union, fit)
+    rows = []
+    for i, code in enumerate(union.codes):
+        row = int(union.row[i])
+        target = row if row in union.standard else preferred.get(int(fit.labels[row]), -1)
+        name = union.standard.get(target, "")
+        near = [union.standard[int(standard_rows[j])] for j in order[row]]
+        rows.append(
+            Mapping(
+                code=code,
+                sites=tuple(s for s, held in zip(union.sites, union.holds[i], strict=True) if held),
+                cluster=int(fit.labels[row]),
+                probability=float(fit.posterior[row]),
+                anchored=bool(union.anchored[i]) and row in union.standard,
+                standard_code=name,
+                similarity=float(fit.embedding[row] @ fit.embedding[target]) if name else 0.0,
+                alternatives=tuple(c for c in near if c not in {name, code})[:N_ALTERNATIVES],
+                evidence=evidence.of(i),
+            )
+        )
+    return MappingSet(tuple(rows), fit.embedding[union.row].astype(np.float32))
+
+
+def _preferred(fit: SmileFit, standard_rows: npt.NDArray[np.int64]) -> dict[int, int]:
+    """Cluster -> its standard row nearest to the centre."""
+    labels = fit.labels[standard_rows]
+    closeness = np.einsum("nd,nd->n", fit.embedding[standard_rows], fit.centers[labels])
+    best: dict[int, int] = {}
+    for j in np.lexsort((standard_rows, -closeness)):
+        best.setdefault(int(labels[j]), int(standard_rows[j]))
+    return best
+
+
+class _Evidence:
+    """Sums of embeddings by cluster and site, from which each code's own part is taken off."""
+
+    def __init__(self, union: UnionVocabulary, fit: SmileFit) -> None:
+        self.union, self.label = union, fit.labels[union.row]
+        self.vector = fit.embedding[union.row]
+        shape = (len(fit.centers), len(union.sites))
+        self.sums = np.zeros((*shape, self.vector.shape[1]))
+        self.counts = np.zeros(shape, dtype=np.int64)
+        for s in range(shape[1]):
+            held = union.holds[:, s]
+            np.add.at(self.sums[:, s], self.label[held], self.vector[held])
+            np.add.at(self.counts[:, s], self.label[held], 1)
+
+    def of(self, i: int) -> tuple[Evidence, ...]:
+        found = []
+        for s, site in enumerate(self.union.sites):
+            own = int(self.union.holds[i, s])
+            members = int(self.counts[self.label[i], s]) - own
+            if members == 0:
+                continue
+            mean = self.sums[self.label[i], s] - own * self.vector[i]
+            length = float(np.linalg.norm(mean))
+            cosine = float(self.vector[i] @ mean) / length if length > 0 else 0.0
+            found.append(Evidence(site, members, cosine))
+        return tuple(found)

@@ -1,0 +1,122 @@
+"""Filling the report of a release from the fit, the manifests and the study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+from coordinator.edition import Edition
+from coordinator.report.data import CodeTable, FitFacts, Floors, ReportData, SiteFacts, SiteRelease
+from coordinator.report.page import render
+from protocol.canonical import fingerprint
+from protocol.messages import SiteSummary
+from protocol.release import VerifiedRelease
+from protocol.study import StudySpec
+from protocol.vocabulary import chapter
+
+_TSNE_LIMIT = 6_000
+"""Codes up to which the map is a t-SNE; it takes seconds there and minutes beyond."""
+
+
+def write_report(path: Path, edition: Edition, mask: npt.NDArray[np.bool_]) -> None:
+    """Write `report.html` for the codes in `mask`."""
+    path.write_text(render(report_data(edition, mask)), encoding="utf-8")
+
+
+def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
+    """Everything that the report shows; descriptions are none, since none leaves a site."""
+    study, harmonized = edition.study, edition.harmonized
+    fit, union = harmonized.fit, harmonized.union
+    by_site = {r.manifest.site: r for r in edition.releases}
+    sites = tuple(_site_facts(study, s, by_site.get(s.site)) for s in edition.sites)
+    rows = [r for r, kept in zip(harmonized.mappings.rows, mask, strict=True) if kept]
+    member = np.zeros((len(rows), len(sites)), dtype=bool)
+    for column, summary in enumerate(edition.sites):
+        if summary.site in union.sites:
+            member[:, column] = union.holds[mask, union.sites.index(summary.site)]
+    xy, method = _flat_map(harmonized.mappings.embedding[mask])
+    text = np.array([""] * len(rows), dtype=object)
+    codes = CodeTable(
+        curie=np.array([r.code for r in rows], dtype=object),
+        title=text,
+        member=member,
+        category=np.array([chapter(r.standard_code or r.code) for r in rows], dtype=object),
+        cluster=np.array([r.cluster for r in rows], dtype=np.int64),
+        posterior=np.clip([r.probability for r in rows], 0.0, 1.0),
+        xy=xy,
+        anchored=np.array([r.anchored for r in rows], dtype=bool),
+        target=np.array([r.standard_code for r in rows], dtype=object),
+        target_title=text,
+    )
+    privacy = study.privacy
+    return ReportData(
+        study=study.id,
+        version=edition.version,
+        created=edition.created.date(),
+        study_digest=study.digest,
+        counting_rule=_counting_rule(study),
+        floors=Floors(privacy.min_code_patients, privacy.min_pair_patients, privacy.margin_rounding),
+        fit=FitFacts(
+            dim=fit.embedding.shape[1],
+            n_clusters=harmonized.n_clusters,
+            kappa=fit.kappa,
+            iterations=len(fit.history),
+            warnings=(*union.warnings, *fit.warnings),
+            history=np.asarray(fit.history),
+        ),
+        sites=sites,
+        codes=codes,
+        quality=edition.quality,
+        map_method=method,
+    )
+
+
+def _site_facts(study: StudySpec, summary: SiteSummary, release: VerifiedRelease | None) -> SiteFacts:
+    if release is None or summary.statistics is None:
+        return SiteFacts(
+            name=summary.site, code_system="", category="", state=summary.state, detail=summary.detail
+        )
+    manifest, s = release.manifest, summary.statistics
+    prefixes = sorted({c.partition(":")[0] for c in manifest.codes})
+    return SiteFacts(
+        name=summary.site,
+        code_system=", ".join(prefixes),
+        category=", ".join(sorted({study.system(p).category for p in prefixes})),
+        release=SiteRelease(
+            n_patients=s.patients,
+            codes_seen=s.codes_seen,
+            codes_released=s.codes_released,
+            codes_suppressed=s.codes_suppressed,
+            codes_without_pairs=s.codes_without_pairs,
+            pairs_released=s.pairs_released,
+            pairs_suppressed=s.pairs_suppressed,
+            mass_kept=s.mass_kept,
+            anchors=len(manifest.anchors),
+            embedding_dim=max(v.matrix.shape[1] for v in release.views()),
+            bytes_sent=sum(a.nbytes for a in release.arrays.values()),
+        ),
+        key_fingerprint=fingerprint(release.signer),
+    )
+
+
+def _counting_rule(study: StudySpec) -> str:
+    counting = study.counting
+    if counting.rule == "whole-history":
+        return "each pair of codes that a patient has at any time counts once a patient"
+    return f"each pair of a patient's events at most {counting.window_days} days apart counts once"
+
+
+def _flat_map(embedding: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], str]:
+    """A place for each code in two dimensions, and how it was found."""
+    n = len(embedding)
+    if n < 50 or n > _TSNE_LIMIT:
+        flat = PCA(2, random_state=0).fit_transform(embedding.astype(np.float64))
+        return np.asarray(flat, dtype=np.float64), "first two principal components"
+    tsne = TSNE(
+        2, metric="cosine", init="pca", perplexity=min(30.0, (n - 1) / 3), random_state=0, max_iter=500
+    )
+    return np.asarray(tsne.fit_transform(embedding), dtype=np.float64), "t-SNE of cosine distances"

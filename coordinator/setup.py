@@ -1,0 +1,144 @@
+"""Making a coordinator's home folder, and enrolling sites."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from coordinator.certificates import make_ca_and_server
+from coordinator.config import Home
+from coordinator.flower.bundle import bundle_digest, write_bundle
+from coordinator.store import Site, Store
+from protocol.errors import StudyError, UsageError
+from protocol.files import write_atomic
+from protocol.keys import PrivateKeys
+from protocol.messages import Enrolment, Invitation
+from protocol.signed import open_signed, peek
+from protocol.study import load_study
+
+EXAMPLE_STUDY = """\
+# A study: the one file that all parties share. Its digest binds every message,
+# so change it only together. All fields: docs/reference/study.md
+id = "example"
+title = "Diagnoses of three hospitals"
+sites = ["north", "lake", "south"]
+standard = "ICD10CM"            # its codes name the clusters
+minimum_sites = 3
+
+[[code_systems]]
+prefix = "ICD10CM"
+category = "condition"
+uri = "http://hl7.org/fhir/sid/icd-10-cm/"
+
+[[code_systems]]
+prefix = "ICD9CM"
+category = "condition"
+uri = "http://hl7.org/fhir/sid/icd-9-cm/"
+
+[[code_systems]]
+prefix = "SOUTH"                # codes that only this site knows
+category = "condition"
+local_to = "south"
+
+[counting]
+rule = "window"
+window_days = 30
+
+[privacy]                       # a site can raise these floors, never lower them
+min_code_patients = 20
+min_pair_patients = 11
+"""
+
+
+def init_home(folder: Path, *, study: Path, address: str, listen: str) -> Home:
+    """Make the folder whole or not at all: keys, certificates, bundle, invitation, empty store.
+
+    Raises:
+        UsageError: the folder is not empty, or the address is not host:port.
+        StudyError: the study file is wrong.
+    """
+    spec = load_study(study)
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise UsageError(
+            f"{address!r} is not host:port", do="Give the name that sites will dial, e.g. hub.example:9443"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"The folder {folder} is not empty", do="Name a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
+    try:
+        home = Home(work)
+        shutil.copyfile(study, work / "study.toml")
+        write_atomic(work / "coordinator.toml", f'address = "{address}"\nlisten = "{listen}"\n')
+        keys = PrivateKeys.generate()
+        keys.save(work / "keys" / "coordinator.key")
+        authority = make_ca_and_server(home.tls, [host])
+        write_bundle(home.bundle)
+        invitation = Invitation(
+            study_digest=spec.digest,
+            address=address,
+            certificate=authority.ca.read_text(),
+            keys=keys.public(),
+            bundle_digest=bundle_digest(home.bundle),
+        )
+        write_atomic(work / "invitation.json", invitation.model_dump_json(indent=1), mode=0o644)
+        if folder.exists():
+            folder.rmdir()
+        os.rename(work, folder)  # noqa: PTH104
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    home = Home(folder)
+    Store(home.database_url)
+    return home
+
+
+def read_enrolment(home: Home, path: Path) -> Enrolment:
+    """A site's enrolment, signed by the keys that it names: people must still compare its fingerprint.
+
+    Raises:
+        UsageError: there is no such file.
+        ProtocolError: it is no enrolment, or the signature does not hold.
+        StudyError: it is for another study or an unknown site.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        raise UsageError(f"There is no enrolment file {path}") from None
+    enrolment = open_signed(data, Enrolment, peek(data, Enrolment).keys)
+    if enrolment.site not in home.study.sites:
+        raise StudyError(
+            f"Site {enrolment.site!r} is not in the study", why=f"it lists {', '.join(home.study.sites)}"
+        )
+    if enrolment.study_digest != home.study.digest:
+        raise StudyError(
+            f"Site {enrolment.site} holds another study file than this coordinator",
+            why=f"its digest begins {enrolment.study_digest[:12]}, ours {home.study.digest[:12]}",
+            do="Send it study.toml and invitation.json again",
+        )
+    return enrolment
+
+
+def enrol(store: Store, enrolment: Enrolment) -> None:
+    """Store a site whose fingerprint a person has compared.
+
+    Raises:
+        UsageError: a site of this name, or with these keys, is enrolled already.
+        EnvelopeError: its keys are malformed.
+    """
+    enrolment.keys.sealing_key()
+    for site in store.sites():
+        if site.public_keys.signing == enrolment.keys.signing or site.node_key == enrolment.node_key:
+            raise UsageError(
+                f"Site {site.name!r} is enrolled with these keys already", do="Nothing was changed"
+            )
+    store.add_site(
+        Site(
+            name=enrolment.site,
+            keys=enrolment.keys.model_dump_json(),
+            node_key=enrolment.node_key,
+            contact=enrolment.contact,
+        )
+    )

@@ -1,0 +1,112 @@
+"""The site's answers to the coordinator's messages: calls in, states out, sealed blocks both ways.
+
+Three actions, all of them on the exchange folder and nothing else:
+
+    query.call      {round, call}                      -> the round's SiteStatus
+    query.block     {sha256, offset, size}             -> {} and the bytes
+    query.deliver   {sha256, total, offset}, the bytes -> {held}
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode
+
+from protocol.errors import FederationError, ProtocolError
+from site_agent.exchange import Exchange, SiteStatus
+
+CONFIG, BLOCK, DATA = "config", "block", "data"
+RAW = "raw"
+"""Serialisation type of our arrays: plain bytes, so that no side parses an .npy header of the other."""
+
+Handler = Callable[[RecordDict], RecordDict]
+V = TypeVar("V", int, str, bytes)
+
+_log = logging.getLogger(__name__)
+
+
+def make_app(exchange: Exchange, site: str) -> ClientApp:
+    """The ClientApp of a site; it runs in the site's own runner, never from a shipped bundle.
+
+    An error goes back as the sentence of its FederationError; anything unforeseen
+    goes to the log, and the coordinator learns only that there is something in it.
+    """
+    app = ClientApp()
+
+    def call(content: RecordDict) -> RecordDict:
+        config = _config(content)
+        exchange.put_call(_value(config, "call", bytes))
+        round_id = _value(config, "round", str)
+        status = exchange.status(round_id) or SiteStatus(round=round_id, state="unknown")
+        return _reply(status.model_dump())
+
+    def block(content: RecordDict) -> RecordDict:
+        config = _config(content)
+        data = exchange.read_block(
+            _value(config, "sha256", str), _value(config, "offset", int), _value(config, "size", int)
+        )
+        return _reply({}, data)
+
+    def deliver(content: RecordDict) -> RecordDict:
+        config = _config(content)
+        held = exchange.put_result_block(
+            _value(config, "sha256", str),
+            _value(config, "total", int),
+            _value(config, "offset", int),
+            _block(content),
+        )
+        return _reply({"held": held})
+
+    for handler in (call, block, deliver):
+        app.query(handler.__name__)(_guarded(handler, site))
+    return app
+
+
+def _guarded(handler: Handler, site: str) -> Callable[[Message, Context], Message]:
+    def answer(message: Message, context: Context) -> Message:
+        del context
+        try:
+            return Message(handler(message.content), reply_to=message)
+        except FederationError as error:
+            reason = str(error)
+        except Exception:
+            # What went wrong may name paths or data of the site: it stays in the site's log.
+            _log.exception("%s failed", handler.__name__)
+            reason = f"Site {site} could not answer; the reason is in its log."
+        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message)
+
+    return answer
+
+
+def _reply(config: Mapping[str, int | str], data: bytes | None = None) -> RecordDict:
+    reply = RecordDict({CONFIG: ConfigRecord(dict(config))})
+    if data is not None:
+        reply[BLOCK] = ArrayRecord({DATA: Array("uint8", (len(data),), RAW, data)})
+    return reply
+
+
+def _config(content: RecordDict) -> ConfigRecord:
+    record = content.get(CONFIG)
+    if not isinstance(record, ConfigRecord):
+        raise ProtocolError("The coordinator's message has no config record")
+    return record
+
+
+def _value(config: ConfigRecord, key: str, kind: type[V]) -> V:
+    value = config.get(key)
+    if type(value) is not kind:
+        raise ProtocolError(f"The coordinator's message has no {key}, or one of another type")
+    return value
+
+
+def _block(content: RecordDict) -> bytes:
+    record = content.get(BLOCK)
+    array = record.get(DATA) if isinstance(record, ArrayRecord) else None
+    if array is None or array.stype != RAW:
+        raise ProtocolError("The coordinator's message has no block of bytes")
+    return array.data
