@@ -49,7 +49,9 @@ def gem() -> dict[str, str]:
     return first
 
 
-def make_cms(folder: Path, *, seed: int = 0, floors: tuple[int, int] | None = None, anchors: float = ANCHOR_SHARE) -> Cms:
+def make_cms(
+    folder: Path, *, seed: int = 0, floors: tuple[int, int] | None = None, anchors: float = ANCHOR_SHARE
+) -> Cms:
     """Write the three sites' files.
 
     Args:

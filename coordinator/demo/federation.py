@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coordinator.demo.inputs import Inputs, generated, real
-from protocol.console import Step, out, progress, table
+from protocol.console import Step, out, print_json, progress, table
 from protocol.errors import FederationError, RoundError
 from protocol.processes import free_port, scripts_folder
 
@@ -46,7 +46,9 @@ class Demo:
         return self.folder / "sites" / name
 
 
-def run_demo(output: Path, *, sites: int, patients: int, seed: int, data: Path | None) -> None:
+def run_demo(
+    output: Path, *, sites: int, patients: int, seed: int, data: Path | None, as_json: bool = False
+) -> None:
     """Make or take the data, run the federation, print what came of it.
 
     Raises:
@@ -54,7 +56,7 @@ def run_demo(output: Path, *, sites: int, patients: int, seed: int, data: Path |
     """
     output.mkdir(parents=True, exist_ok=True)
     (output / MARK).touch()
-    with progress("demo") as step:
+    with progress("demo", quiet=as_json) as step:
         if data is None:
             step("drawing patients of a generated consortium", 0.0)
             inputs = generated(output / "data", sites=sites, patients=patients, seed=seed)
@@ -63,7 +65,10 @@ def run_demo(output: Path, *, sites: int, patients: int, seed: int, data: Path |
             inputs = real(data, output / "data")
         demo = Demo(output, inputs)
         previews, published = _federate(demo, step)
-    _show(demo, previews, published)
+    if as_json:
+        print_json({"previews": previews, "published": published})
+    else:
+        _show(demo, previews, published)
 
 
 def _federate(demo: Demo, step: Step) -> tuple[dict[str, Any], dict[str, Any]]:
