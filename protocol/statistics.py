@@ -15,9 +15,10 @@ from scipy.sparse import linalg as sparse_linalg
 
 SparseMatrix = sparse.csr_array[Any, tuple[int, int]]
 SparseFloat = sparse.csr_array[np.float64, tuple[int, int]]
+SparseTriplets = sparse.coo_array[Any, tuple[int, int]]
 
-DENSE_UP_TO = 1_000  # rows up to which LAPACK's full decomposition is faster than Lanczos iterations
 _ROUNDING = 1e-9  # relative difference between mirrored entries that rounding explains
+_NEGLIGIBLE = 1e-12  # part of the largest eigenvalue below which an eigenvalue is zero and rounding
 
 
 def symmetric(upper: SparseMatrix) -> SparseMatrix:
@@ -115,7 +116,7 @@ def embed(ppmi: SparseFloat, dim: int, *, seed: int = 0) -> NDArray[np.float32]:
     Args:
         ppmi: full symmetric (n, n) matrix without an empty row (`nonempty` tells).
         dim: columns that are wanted; there are fewer when fewer eigenvalues are positive.
-        seed: of the start vector, where Lanczos iterations are used (n above DENSE_UP_TO).
+        seed: of the start vector, where Lanczos iterations are used (large n, few dimensions).
 
     Returns:
         float32 (n, <= dim) with unit rows. A row is zero if the code has no part in the leading eigenvectors:
@@ -132,52 +133,99 @@ def embed(ppmi: SparseFloat, dim: int, *, seed: int = 0) -> NDArray[np.float32]:
     n = weights.shape[0]
     if n == 0:
         return np.empty((0, 0), np.float32)
-    if n <= DENSE_UP_TO or dim >= n // 3:
-        values, vectors = linalg.eigh(weights.toarray(), subset_by_index=[max(0, n - dim), n - 1])
+    if _dense_is_faster(n, dim):
+        kept = [max(0, n - dim), n - 1]
+        values, vectors = linalg.eigh(weights.toarray(), subset_by_index=kept, overwrite_a=True)
     else:
-        start = np.random.default_rng(seed).standard_normal(n)
-        values, vectors = sparse_linalg.eigsh(weights, k=dim, which="LA", v0=start)
+        # Lanczos on the algebraic end, not a randomised SVD: that one orders by magnitude, so that negative
+        # eigenvalues took up to half of 300 columns, and PPMI spectra fall too slowly for its few iterations.
+        # Both the start vector and the restarts draw from the seed: else a matrix of low rank differs by run.
+        rng = np.random.default_rng(seed)
+        values, vectors = sparse_linalg.eigsh(weights, k=dim, which="LA", v0=rng.standard_normal(n), rng=rng)
     order = np.argsort(-values, kind="stable")
-    order = order[values[order] > values.max() * n * np.finfo(np.float64).eps]
+    order = order[values[order] > values.max() * _NEGLIGIBLE]
     values, vectors = values[order], vectors[:, order]
     peak = np.argmax(np.abs(vectors), axis=0)
-    scores = vectors * (np.sign(vectors[peak, np.arange(values.size)]) * np.sqrt(values))
+    signs = np.sign(vectors[peak, np.arange(values.size)])
+    scores = vectors * (signs * np.sqrt(values))
     norms = np.linalg.norm(scores, axis=1, keepdims=True)
-    # What is left below this is rounding in the eigenvectors, and has no direction.
+    # A smaller norm is rounding in the eigenvectors, and has no direction.
     reached = norms > np.sqrt(values[0]) * 1e-10
-    return np.divide(scores, norms, out=np.zeros_like(scores), where=reached).astype(np.float32)
+    unit = np.divide(scores, norms, out=np.zeros_like(scores), where=reached)
+    return np.asarray(unit, np.float32)
 
 
-def _upper_triangle(upper):
-    triangle = sparse.coo_array(upper)
-    triangle.sum_duplicates()
-    if triangle.shape[0] != triangle.shape[1] or (triangle.row > triangle.col).any():
-        raise ValueError("not an upper triangle")
-    return triangle
+def _dense_is_faster(n: int, dim: int) -> bool:
+    """Whether LAPACK (time as n^3) beats Lanczos (as n dim^2); measured break-even near n = 16 dim.
+
+    Above 8,000 rows the dense matrix and its workspace would take more than a gigabyte.
+    """
+    return dim >= n or n <= max(1_000, min(16 * dim, 8_000))
 
 
-def _checked_counts(upper):
-    triangle = _upper_triangle(upper)
-    if not np.isfinite(triangle.data).all() or (triangle.data < 0).any():
-        raise ValueError("a negative or non-finite count")
-    triangle.eliminate_zeros()
-    return triangle
-
-
-def _margins(triangle):
-    above = triangle.row != triangle.col
-    n = triangle.shape[0]
-    r = np.bincount(triangle.row, triangle.data, n) + np.bincount(triangle.col[above], triangle.data[above], n)
-    return r, float(r.sum())
-
-
-def _upper_pmi(counts):
-    t = _checked_counts(counts).astype(np.float64)
-    r, total = _margins(t)
-    return sparse.coo_array((np.log(t.data) + np.log(total) - np.log(r[t.row]) - np.log(r[t.col]), (t.row, t.col)), shape=t.shape)
-
-
-def _checked_weights(ppmi, dim):
+def _checked_weights(matrix: SparseMatrix, dim: int) -> SparseFloat:
+    """The matrix as float64, or a ValueError that says why it cannot be embedded."""
     if dim < 1:
-        raise ValueError("dim below 1")
-    return sparse.csr_array(ppmi)
+        raise ValueError(f"dim is {dim}; it must be 1 or more")
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"the matrix to embed must be square, not {matrix.shape}")
+    weights = sparse.csr_array(matrix.astype(np.float64))
+    if not np.isfinite(weights.data).all() or (weights.data < 0).any():
+        raise ValueError("a weight is negative or not finite; PPMI has neither")
+    empty = np.flatnonzero(~nonempty(weights))
+    if empty.size:
+        raise ValueError(
+            f"row {empty[0]} is empty ({empty.size} in all); leave such codes out before embedding"
+        )
+    difference = sparse.csr_array(weights - weights.T)
+    if np.abs(difference.data).max(initial=0.0) > _ROUNDING * weights.data.max(initial=0.0):
+        raise ValueError(
+            "the matrix to embed is not symmetric; an upper triangle must go through `symmetric`"
+        )
+    return weights
+
+
+def _upper_pmi(counts: SparseMatrix) -> SparseFloat:
+    """Upper triangle of the PMI, one stored entry for each count above 0."""
+    triangle = _checked_counts(counts)
+    row_sums, total = _margins(triangle)
+    with np.errstate(divide="ignore"):
+        log_sums, log_total = np.log(row_sums), np.log(total)
+    # Grouped so that the two codes of a pair enter alike: relabelling codes changes no bit.
+    data = (np.log(triangle.data) + log_total) - (log_sums[triangle.row] + log_sums[triangle.col])
+    return sparse.csr_array((data, (triangle.row, triangle.col)), shape=triangle.shape)
+
+
+def _margins(triangle: SparseTriplets) -> tuple[NDArray[np.float64], float]:
+    """Row sums and total of C from checked triplets of its upper triangle."""
+    n = triangle.shape[0]
+    above = triangle.row != triangle.col
+    below = np.bincount(triangle.col[above], weights=triangle.data[above], minlength=n)
+    row_sums = np.asarray(np.bincount(triangle.row, weights=triangle.data, minlength=n) + below, np.float64)
+    return row_sums, float(row_sums.sum())
+
+
+def _checked_counts(counts: SparseMatrix) -> SparseTriplets:
+    """The counts above 0 as float64 triplets of the upper triangle."""
+    triangle = _upper_triangle(counts)
+    data = triangle.data.astype(np.float64)
+    if not np.isfinite(data).all() or (data < 0).any():
+        at = int(np.flatnonzero(~(np.isfinite(data) & (data >= 0)))[0])
+        cell = f"({triangle.row[at]}, {triangle.col[at]})"
+        raise ValueError(f"the count at {cell} is {data[at]}; counts must be finite and not negative")
+    keep = data > 0
+    return sparse.coo_array((data[keep], (triangle.row[keep], triangle.col[keep])), shape=triangle.shape)
+
+
+def _upper_triangle(upper: SparseMatrix) -> SparseTriplets:
+    """The triplets of an upper triangle, each cell once; the argument is left as it is."""
+    stored = sparse.csr_array(upper)
+    if stored.shape[0] != stored.shape[1]:
+        raise ValueError(f"a symmetric matrix is square, not {stored.shape}")
+    if not stored.has_canonical_format:
+        stored = stored.copy()
+        stored.sum_duplicates()
+    triangle = stored.tocoo()
+    if (triangle.row > triangle.col).any():
+        raise ValueError("only the upper triangle is expected, and there are entries below the diagonal")
+    return triangle

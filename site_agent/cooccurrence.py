@@ -11,11 +11,15 @@ Source: Gustavson 1978 (accumulator); ARCH (event-level window rule); KEEP (whol
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from numba import njit
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
 from scipy import sparse
 
@@ -27,6 +31,7 @@ MAX_EVENTS_PER_PATIENT = 20_000
 _WHOLE_HISTORY = 2**33  # longer than any difference of two 32-bit days
 _BLOCK_CELLS = 2**20  # result cells that one block of rows can need at most: 20 MB of buffers
 _BATCH = 1024  # visited events that are gathered before they are added: stays in the first-level cache
+_AHEAD = 8  # events by which the next windows are fetched from memory before their turn
 _LOW_32 = np.int64(0xFFFFFFFF)
 
 
@@ -197,7 +202,9 @@ def _count_rows(
     ]
     empty = (np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64))
     partner, pairs, patients = (np.concatenate(parts) for parts in zip(empty, *blocks, strict=True))
-    pointer = np.concatenate([[0], np.cumsum(filled)]).astype(np.int32 if pairs.size < 2**31 else np.int64)
+    pointer = np.concatenate([np.zeros(1, np.int64), np.cumsum(filled)])
+    if pairs.size < 2**31:
+        pointer = pointer.astype(np.int32)
     shape = (n_codes, n_codes)
     # Row j of the accumulator is column j of the upper triangle, and a change from columns to rows sorts
     # the indices on the way: cheaper than sorting each row.
@@ -216,6 +223,25 @@ def _blocks(cells: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
         stop = max(stop, first + 1)
         yield first, stop
         first = stop
+
+
+def _prefetch_type(typing_context: Any, array: Any, index: Any) -> tuple[Any, Callable[..., Any]]:
+    """Signature and LLVM code of `_prefetch(array, index)`, which compiled code alone can call."""
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), cgutils.voidptr_t)
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t] + 3 * [cgutils.int32_t])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", [cgutils.voidptr_t], kind)
+        read_keep_data = [cgutils.int32_t(flag) for flag in (0, 3, 1)]
+        builder.call(prefetch, [address, *read_keep_data])
+        return context.get_dummy_value()
+
+    return types.void(array, index), emit
+
+
+# Tells the processor that array[index] will be read soon.
+_prefetch: Any = intrinsic(_prefetch_type)
 
 
 @njit(cache=True, nogil=True)
@@ -333,14 +359,16 @@ def _count_block(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     """Partners k <= j, event pairs and patients of the codes j in [first_code, stop_code), row after row.
 
-    Writes the number of partners of each code to `filled`. Events are first gathered and then added, in batches,
-    and both loops go without branches: the processor can then fetch many windows at once.
+    Writes the number of partners of each code to `filled`. Most of the time goes into waiting for memory and into
+    branches that no processor can foretell. So the windows of a batch of events are first gathered, with those
+    to come already on their way, and then added; and neither loop has a branch.
     """
     partner, pairs, patients = np.empty(cells, np.int32), np.empty(cells, np.int64), np.empty(cells, np.int64)
     # Per partner: event pairs; patients in the high 32 bits, 1 + the latest patient in the low 32 bits.
     row = np.zeros((stop_code, 2), np.int64)
     touched = np.empty(stop_code + 1, np.int32)
     batch_code, batch_patient = np.empty(_BATCH + widest, np.int32), np.empty(_BATCH + widest, np.int64)
+    last = windows.shape[0] - 1
     size = 0
     for j in range(first_code, stop_code):
         n_touched = 0
@@ -349,18 +377,19 @@ def _count_block(
             n_batch = 0
             while event < start[j + 1] and n_batch < _BATCH:
                 itself = windows[event, 1]
+                _prefetch(what, windows[min(event + _AHEAD, last), 0])
                 for i in range(windows[event, 0], windows[event, 2]):
                     batch_code[n_batch] = what[i]
                     batch_patient[n_batch] = windows[event, 3] + 1
-                    n_batch += np.int64(what[i] <= j) & np.int64(i != itself)
+                    n_batch += int(what[i] <= j) & int(i != itself)
                 event += 1
             for i in range(n_batch):
                 k, who = batch_code[i], batch_patient[i]
                 touched[n_touched] = k
-                n_touched += np.int64(row[k, 0] == 0)
+                n_touched += int(row[k, 0] == 0)
                 row[k, 0] += 1
                 support = row[k, 1]
-                is_new = np.int64((support & _LOW_32) != who)
+                is_new = int((support & _LOW_32) != who)
                 row[k, 1] = (((support >> 32) + is_new) << 32) | who
         for i in range(n_touched):
             k = touched[i]

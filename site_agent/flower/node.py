@@ -25,7 +25,6 @@ from protocol.processes import (
     clean_environment,
     free_port,
     port_open,
-    scripts_folder,
     stop_all,
 )
 from protocol.vocabulary import IDENTIFIER
@@ -136,7 +135,8 @@ class Node:
     def _supernode(self, secret: Path) -> Program:
         config = self.config
         argv = (
-            *(str(scripts_folder() / "flower-supernode"), "--superlink", config.address),
+            # -P: nothing is imported from the working folder.
+            *(sys.executable, "-P", "-m", "site_agent.flower.supernode", "--superlink", config.address),
             *("--root-certificates", str(config.ca.absolute())),
             *("--auth-supernode-private-key", str(config.key.absolute())),
             *("--isolation", "process", "--superexec-auth-secret-file", str(secret.absolute())),
@@ -148,7 +148,6 @@ class Node:
     def _runner(self, secret: Path) -> Program:
         config = self.config
         argv = (
-            # -P: nothing is imported from the working folder.
             *(sys.executable, "-P", "-m", "site_agent.flower.runner"),
             *("--runtime-api-address", f"127.0.0.1:{self._port}"),
             *("--superexec-auth-secret-file", str(secret.absolute())),

@@ -178,7 +178,7 @@ def states(desk: RoundDesk, *sites: str) -> dict[str, str]:
 def test_sealed_files_come_in_although_the_superlink_is_killed(stack: Stack) -> None:
     desk = stack.round("round-1", *SITES)
     stack.agents["site-b"].approves.clear()
-    run = stack.services.start_run(desk, "collect", deadline_seconds=PATIENCE, poll_seconds=0.5)
+    run = stack.services.start_run(desk, "collect", deadline_seconds=PATIENCE, poll_seconds=0.2)
     before = {
         "site-a": "received",
         "site-b": "awaiting-approval",
@@ -202,15 +202,15 @@ def test_sealed_files_come_in_although_the_superlink_is_killed(stack: Stack) -> 
 
 
 def test_results_go_out_and_receipts_come_back(stack: Stack) -> None:
+    results = {"site-a": os.urandom(3_000_000), "site-b": b"b"}
     desk = stack.round("round-1", *OPEN_SITES)
-    results = {"site-a": os.urandom(3_000_000), "site-b": b"b", "site-c": os.urandom(999)}
     for site, data in results.items():
         desk.outgoing(site).write_bytes(data)
     run = stack.services.start_run(
-        desk, "deliver", deadline_seconds=PATIENCE, poll_seconds=0.5, block_bytes=1 << 20
+        desk, "deliver", deadline_seconds=PATIENCE, poll_seconds=0.2, block_bytes=1 << 20
     )
     assert stack.finish(run) == "finished:completed", stack.services.run_detail(run)
-    assert states(desk, *OPEN_SITES) == dict.fromkeys(OPEN_SITES, "delivered")
+    assert states(desk, *OPEN_SITES) == {**dict.fromkeys(results, "delivered"), "site-c": "received"}
     for site, data in results.items():
         assert stack.agents[site].results == [sha(data)]
         assert json.loads(desk.progress(site).receipt) == {"site": site, "result": sha(data)}
@@ -249,11 +249,13 @@ def test_the_fleet_port_shows_the_fleet_api_only(stack: Stack) -> None:
 
     def status(target: str, method: str = "POST", body: bytes = b"") -> int:
         """The answer to a request whose target goes out as it is written here."""
-        with socket.create_connection(("127.0.0.1", port), timeout=30) as plain:
-            with trust.wrap_socket(plain, server_hostname="localhost") as line:
-                head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
-                line.sendall(head.encode() + body)
-                return int(line.recv(100).split()[1])
+        head = f"{method} {target} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+            trust.wrap_socket(plain, server_hostname="localhost") as line,
+        ):
+            line.sendall(head.encode() + body)
+            return int(line.recv(100).split()[1])
 
     for target in (
         "/v1/control/list-nodes",
@@ -311,7 +313,7 @@ def test_other_processes_attach_and_keys_are_registered_once(stack: Stack, tmp_p
 def test_a_run_can_be_stopped(stack: Stack) -> None:
     desk = stack.round("round-3", "site-a")
     stack.agents["site-a"].approves.clear()
-    run = stack.services.start_run(desk, "collect", deadline_seconds=PATIENCE, poll_seconds=0.5)
+    run = stack.services.start_run(desk, "collect", deadline_seconds=PATIENCE, poll_seconds=0.2)
     until("the run's start", lambda: stack.services.run_state(run) == "running", *stack.keepers())
     stack.services.stop_run(run)
     assert stack.finish(run) == "finished:stopped"

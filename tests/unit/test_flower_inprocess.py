@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -481,8 +483,8 @@ def test_a_site_that_keeps_nothing_is_sent_the_result_again(make: Callable[..., 
     record = RecordDict({"config": ConfigRecord({"held": 0})})
     lie(federation, "deliver", lambda message: Message(record, reply_to=message))
     assert federation.run("deliver", looks=4) == {"a": "sending"}
-    assert "does not keep" in federation.desk.progress("a").detail
-    assert 3 <= federation.actions("a").count("query.deliver") <= 24
+    assert "a: sending The site does not keep" in (federation.desk.folder / "transport.log").read_text()
+    assert federation.actions("a").count("query.deliver") == 18  # three turns of three times two blocks
 
 
 def test_a_site_may_refuse_a_result(make: Callable[..., Federation]) -> None:
@@ -557,6 +559,17 @@ def test_a_bundle_that_is_not_listed_is_refused(make: Callable[..., Federation])
         )
     assert federation.run() == {"a": "received", "b": "refused", "c": "refused"}
     assert federation.desk.progress("c").detail == f"The site does not list the bundle {sha(b'bundle')}"
+
+
+def test_a_supernode_whose_work_has_ended_ends_its_process() -> None:
+    code = """
+import threading, time
+from site_agent.flower import supernode
+threading.Thread(target=time.sleep, args=(1000,)).start()
+supernode.flower_supernode = lambda: None
+supernode.main()
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 1
 
 
 # --- The bundle and the desk ---------------------------------------------------------------------------

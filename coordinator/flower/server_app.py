@@ -1,0 +1,250 @@
+"""The ServerApp: carries calls, sealed files and results between a round's desk and the sites.
+
+It sees sealed bytes and signed JSON only, and checks lengths and digests; who signed what is
+for the round to verify. Every reply is taken for hostile: one that is too long, malformed or of
+another digest than announced makes its site `refused`, and the round goes on with the others.
+
+Bulk moves one site at a time, in blocks. What is held of a file survives the run, so a transfer
+that broke, or a run that was started again, goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from coordinator.flower.desk import RoundDesk, SiteProgress, State
+from coordinator.flower.post import (
+    Post,
+    Request,
+    SiteAnswer,
+    SiteError,
+    Turn,
+    fetch,
+    printable,
+    read_answer,
+    send,
+)
+from protocol.canonical import file_digest
+from protocol.errors import UsageError
+from protocol.files import sync_folder
+
+MAX_BLOCK = 32 << 20
+
+LOOK_SECONDS = 10.0
+"""One look at all sites waits so long; an answer that comes later is taken at the next look."""
+
+TURN_SECONDS = 600.0
+"""Then a transfer lets the other sites have a look and a turn, and goes on afterwards."""
+
+ATTEMPTS = 5
+"""Failed transfers after which a site is refused for this run: unread blocks fill the database."""
+
+
+# --- The two phases ------------------------------------------------------------------------------------
+
+
+@dataclass
+class Collect:
+    """Sealed files come in."""
+
+    desk: RoundDesk
+    moving: State = "receiving"
+    attempts: int = ATTEMPTS
+
+    def settled(self, site: str) -> bool:
+        """An earlier run brought the site's file."""
+        return self.desk.received(site).exists()
+
+    def heard(self, site: str, answer: SiteAnswer) -> tuple[State, bool]:
+        """The state that follows from an answer, and whether bytes are to move."""
+        del site
+        if answer.state == "unknown" or answer.state == "delivered":  # noqa: PLR1714  (mypy narrows this one)
+            return "invited", False
+        if answer.state == "sealed" and not (answer.sha256 and answer.size):
+            raise SiteError("The site names no sealed file", "refused")
+        return answer.state, answer.state == "sealed"
+
+    def move(self, site: str, answer: SiteAnswer, turn: Turn) -> State:
+        """Fetch the sealed file; the state afterwards."""
+        part = self.desk.part(site, answer.sha256)
+        if not fetch(turn, part, answer):
+            return "sealed"
+        part.replace(self.desk.received(site))
+        sync_folder(part.parent)
+        return "received"
+
+
+@dataclass
+class Deliver:
+    """Results go out."""
+
+    desk: RoundDesk
+    moving: State = "sending"
+    attempts: int = 1 << 30
+    digests: dict[str, str] = field(default_factory=dict)
+    held: set[str] = field(default_factory=set)
+
+    def settled(self, site: str) -> bool:
+        """There is nothing to bring; whether it was brought before, the site's answer tells."""
+        path = self.desk.outgoing(site)
+        if path.exists():
+            self.digests[site] = file_digest(path)
+        return site not in self.digests
+
+    def heard(self, site: str, answer: SiteAnswer) -> tuple[State, bool]:
+        """Delivered, or refused, once the site's agent says so of this very result."""
+        if answer.state in {"delivered", "refused"} and answer.sha256 == self.digests[site]:
+            return answer.state, False
+        return "sending", site not in self.held
+
+    def move(self, site: str, answer: SiteAnswer, turn: Turn) -> State:
+        """Send the result; the state afterwards."""
+        del answer
+        if send(turn, self.desk.outgoing(site), self.digests[site]):
+            self.held.add(site)
+        return "sending"
+
+
+ENDS: frozenset[State] = frozenset({"received", "refused", "delivered"})
+PHASES: dict[str, type[Collect] | type[Deliver]] = {"collect": Collect, "deliver": Deliver}
+
+
+@dataclass
+class Visit:
+    """One phase over all sites: look at every site, let those that are ready move bytes, and again."""
+
+    post: Post
+    phase: Collect | Deliver
+    sites: dict[str, int]
+    block: int
+    poll: float
+    deadline: float
+    asked: dict[str, str] = field(default_factory=dict)
+    failures: Counter[str] = field(default_factory=Counter)
+
+    def run(self) -> None:
+        """Go on until every site is at an end, or the deadline (monotonic) has passed."""
+        for site in [site for site in self.sites if self.phase.settled(site)]:
+            del self.sites[site]
+        while self.sites and time.monotonic() < self.deadline:
+            for site, answer in self.look().items():
+                self.turn(site, answer)
+            if self.sites:
+                time.sleep(max(0.0, min(self.poll, self.deadline - time.monotonic())))
+        for site in self.sites:
+            last = self.phase.desk.progress(site)
+            self.note(site, last.state, f"{last.detail} The deadline passed.".strip())
+
+    def look(self) -> dict[str, SiteAnswer]:
+        """Ask every site, and return the answers of those whose bytes are to move."""
+        online = self.post.online()
+        request: Request = {"round": self.phase.desk.round_id, "call": self.phase.desk.call()}
+        ready: dict[str, SiteAnswer] = {}
+        for site, node in self.sites.items():
+            if site not in self.asked and node not in online:
+                self.note(site, "offline", "The site's node is not connected.")
+            elif site not in self.asked:
+                try:
+                    self.asked[site] = self.post.send(node, "call", request)
+                except SiteError as error:
+                    self.fail(site, error)
+        end = min(time.monotonic() + LOOK_SECONDS, self.deadline)
+        while self.asked and time.monotonic() < end:
+            for site, message_id in list(self.asked.items()):
+                self._hear(site, message_id, ready)
+            if self.asked:
+                self.post.pause()
+        return ready
+
+    def _hear(self, site: str, message_id: str, ready: dict[str, SiteAnswer]) -> None:
+        try:
+            content = self.post.take(message_id, self.sites[site])
+            if content is None:
+                return
+            answer = read_answer(content, self.phase.desk.round_id)
+            state, moves = self.phase.heard(site, answer)
+        except SiteError as error:
+            del self.asked[site]
+            self.fail(site, error)
+            return
+        del self.asked[site]
+        self.note(site, state, printable(answer.detail), receipt=answer.receipt)
+        if moves:
+            ready[site] = answer
+
+    def turn(self, site: str, answer: SiteAnswer) -> None:
+        """Move bytes to or from one site, for at most one turn."""
+
+        def report(done: int, total: int) -> None:
+            self.note(site, self.phase.moving, bytes_done=done, bytes_total=total)
+
+        until = min(time.monotonic() + TURN_SECONDS, self.deadline)
+        try:
+            state = self.phase.move(
+                site, answer, Turn(self.post, self.sites[site], self.block, until, report)
+            )
+        except SiteError as error:
+            self.failures[site] += error.state != "offline"
+            if self.failures[site] >= self.phase.attempts:
+                error.state = "refused"
+            self.fail(site, error)
+        except OSError as error:
+            self.fail(site, SiteError(f"The coordinator's disk failed: {error.strerror}"))
+        else:
+            self.note(site, state)
+
+    def fail(self, site: str, error: SiteError) -> None:
+        """Say what went wrong with a site."""
+        self.note(site, error.state or self.phase.desk.progress(site).state, str(error))
+
+    def note(self, site: str, state: State, detail: str = "", **fields: int | str) -> None:
+        """Write a site's progress, and leave the site alone once it is at an end."""
+        desk = self.phase.desk
+        last = desk.progress(site)
+        kept = {"bytes_done": last.bytes_done, "bytes_total": last.bytes_total, "receipt": last.receipt}
+        desk.report(
+            SiteProgress.model_validate({**kept, **fields, "site": site, "state": state, "detail": detail})
+        )
+        if (state, detail) != (last.state, last.detail):
+            desk.log(f"{site}: {state} {detail}".rstrip())
+        if state in ENDS:
+            self.sites.pop(site, None)
+
+
+# --- Flower --------------------------------------------------------------------------------------------
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One phase of a round, as the run's configuration says.
+
+    Raises:
+        UsageError: the configuration names no desk, phase or site that there is.
+    """
+    config = context.run_config
+    desk = RoundDesk(Path(str(config["desk"])))
+    phase = PHASES.get(str(config["phase"]))
+    sites = desk.sites()
+    wanted = {name for name in str(config["sites"]).split(",") if name} or set(sites)
+    if phase is None or not wanted <= set(sites):
+        raise UsageError(
+            "The run's configuration is not valid", why="it names a phase or a site that there is not"
+        )
+    desk.log(f"run {context.run_id}: {config['phase']}")
+    Visit(
+        post=Post(grid),
+        phase=phase(desk),
+        sites={site: node for site, node in sites.items() if site in wanted},
+        block=max(1, min(int(config["block-bytes"]), MAX_BLOCK)),
+        poll=float(config["poll-seconds"]),
+        deadline=time.monotonic() + float(config["deadline-seconds"]),
+    ).run()
+    desk.log(f"run {context.run_id}: ended")
