@@ -366,6 +366,7 @@ def demo(
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the folder of an earlier demo.")
     ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Run a whole federation on this machine: real processes, TLS, sealed releases, one published map."""
     from coordinator.demo.federation import MARK, run_demo  # noqa: PLC0415
@@ -376,7 +377,7 @@ def demo(
                 f"The folder {output} is not empty", do="Name a new one, or add --replace for an old demo"
             )
         shutil.rmtree(output)
-    run_demo(output, sites=sites, patients=patients, seed=seed, data=data)
+    run_demo(output, sites=sites, patients=patients, seed=seed, data=data, as_json=json)
 
 
 def _transport(

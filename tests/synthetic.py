@@ -79,7 +79,9 @@ def release(
         previous=previous,
         agent_version="0",
         agent_digest="0" * 64,
-        policy=Policy(min_code_patients=20, min_pair_patients=11, margin_rounding=5, max_dim=spec.embedding.dim),
+        policy=Policy(
+            min_code_patients=20, min_pair_patients=11, margin_rounding=5, max_dim=spec.embedding.dim
+        ),
         statistics=statistics(len(codes)),
         codes=tuple(codes),
         anchors=tuple(Anchor(row=codes.index(a), standard=b) for a, b in sorted((anchors or {}).items())),

@@ -15,10 +15,13 @@ from typing import NamedTuple
 
 import click
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
 
 from coordinator.index import write_index
+from coordinator.mapping import Mapping, MappingSet
+from coordinator.publish import clusters_table
 from protocol import errors
 from protocol.envelope import EnvelopeHeader
 from protocol.errors import FederationError
@@ -289,6 +292,7 @@ def test_the_release_format_names_every_field(model: type[BaseModel]) -> None:
     assert rows == list(model.model_fields)
 
 
+MAP_PAGE = DOCS / "how-to" / "use-the-map.md"
 API_PAGE = REFERENCE / "python-api.md"
 SIGNATURES = re.findall(r"^### `([\w.]+)(\(.*\))`$", API_PAGE.read_text(encoding="utf-8"), re.MULTILINE)
 
@@ -308,15 +312,23 @@ def test_documented_signatures_are_those_of_the_code(name: str, signature: str) 
     assert str(plain.replace(parameters=bare, return_annotation=plain.empty)) == signature
 
 
-def test_the_examples_of_the_python_api_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of them in order, in a folder that holds a small published release and its invitation."""
+@pytest.mark.parametrize("page", [API_PAGE, MAP_PAGE], ids=name_of)
+def test_the_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of a page in order, in a folder that holds a small published release and its invitation."""
     _small_release(tmp_path)
     monkeypatch.chdir(tmp_path)
-    blocks = [text for language, text in fences(API_PAGE) if language == "python"]
-    assert len(blocks) >= len({name for name, _ in SIGNATURES}) // 2
+    blocks = [text for language, text in fences(page) if language == "python"]
+    assert len(blocks) >= 3
     space: dict[str, object] = {}
     for number, text in enumerate(blocks, start=1):
-        exec(compile(text, f"{name_of(API_PAGE)}, example {number}", "exec"), space)  # noqa: S102
+        exec(compile(text, f"{name_of(page)}, example {number}", "exec"), space)  # noqa: S102
+
+
+def test_the_columns_of_the_clusters_are_documented() -> None:
+    section = re.split(r"^## ", MAP_PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    page = next(s for s in section if s.startswith("`clusters.parquet`"))
+    columns = clusters_table(MappingSet((), np.zeros((0, 2), np.float32))).column_names
+    assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == columns
 
 
 def _small_release(folder: Path) -> None:
@@ -334,7 +346,10 @@ def _small_release(folder: Path) -> None:
     release.mkdir(parents=True)
     vectors = np.eye(3, 4, dtype=np.float32) + np.float32(0.1)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    write_index(release, ["ICD10CM:E11.9", "ICD10CM:I10", "SOUTH:D-0042"], vectors)
+    codes = ["ICD10CM:E11.9", "ICD10CM:I10", "SOUTH:D-0042"]
+    write_index(release, codes, vectors)
+    rows = tuple(Mapping(c, ("north",), i, 0.95, False, codes[0], 0.5, (), ()) for i, c in enumerate(codes))
+    pq.write_table(clusters_table(MappingSet(rows, vectors)), release / "clusters.parquet")
     manifest = PublishedManifest(
         study={},
         study_digest="0" * 64,

@@ -1,0 +1,282 @@
+"""The mixture layer: u_i ~ sum_k pi_ik vMF(mu_k, kappa), and the variational posterior of u and its cluster.
+
+The posterior of code i is q(z_i = k) = r_ik and q(u_i | k) = vMF(eta_ik) with natural parameter
+eta_ik = h_i + c_k: h_i is the evidence of code i's own data, c_k (kappa mu_k when fitted) the pull of the
+cluster. All moments are sums over the components, so the mixture's second moments are exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from scipy.optimize import linear_sum_assignment
+from scipy.special import logsumexp, xlogy
+from sklearn.cluster import AgglomerativeClustering, KMeans, kmeans_plusplus
+
+from coordinator.model import vmf
+from coordinator.model.alignment import unit_rows
+from coordinator.model.factor import Array, Index, Presence
+
+_NEGLIGIBLE = 1e-7  # responsibilities below this are dropped, and the rest normalised again
+_BLOCK = 1 << 18  # dense entries formed at once
+_MOST_FOR_LINKAGE = 8000  # rows; average linkage keeps all pairwise distances
+_ANCHORED = 0.5  # a prior probability from which a code starts in that cluster
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """The variational posterior q.
+
+    Args:
+        evidence: (n, d) h.
+        pull: (K, d) c.
+        responsibilities: (n, K) csr, rows sum to 1, entries below 1e-7 dropped.
+    """
+
+    evidence: Array
+    pull: Array
+    responsibilities: sp.csr_array
+
+    def towards(self, other: Posterior, step: float) -> Posterior:
+        """Natural parameters and responsibilities a step of the way to another posterior."""
+        mixed = sp.csr_array((1.0 - step) * self.responsibilities + step * other.responsibilities)
+        return Posterior(
+            (1.0 - step) * self.evidence + step * other.evidence,
+            (1.0 - step) * self.pull + step * other.pull,
+            mixed,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """What the fit needs of a posterior.
+
+    Args:
+        mean: (n, d) E[u_i].
+        second: (P, d, d) sums of E[u_i u_i'] over the codes of each presence pattern.
+        cluster: (K, d) sum_i r_ik E[u_i | k].
+        size: (K,) sum_i r_ik.
+        entropy: of q(u, z).
+        log_prior: sum_ik r_ik log pi_ik.
+        freedom: effective number of cluster means, sum_k (sum_i r_ik^2 / sum_i r_ik).
+    """
+
+    mean: Array
+    second: Array
+    cluster: Array
+    size: Array
+    entropy: float
+    log_prior: float
+    freedom: float
+
+
+def log_prior_rows(prior: sp.csr_array | None, rows: slice, n_clusters: int) -> Array:
+    """Dense log pi of a slice of codes; uniform without a prior, -inf where the prior is zero."""
+    if prior is None:
+        return np.full((1, n_clusters), -np.log(n_clusters))
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(prior[rows].toarray()))
+
+
+def respond(evidence: Array, pull: Array, prior: sp.csr_array | None, message: Array | None) -> sp.csr_array:
+    """Responsibilities with u_i integrated out.
+
+    log r_ik = log pi_ik - log C_d(|h_i + c_k|) + message_ik + constant.
+
+    Args:
+        evidence: (n, d) h.
+        pull: (K, d) c.
+        prior: (n, K) pi, or None for a uniform one.
+        message: (n, K) what similar and dissimilar pairs add, or None.
+    """
+    (n, dim), n_clusters = evidence.shape, len(pull)
+    squares = np.sum(pull**2, axis=1)
+    blocks = []
+    for rows in _row_blocks(n, n_clusters):
+        h = evidence[rows]
+        length = np.sqrt(np.maximum(np.sum(h**2, axis=1)[:, None] + squares + 2.0 * (h @ pull.T), 0.0))
+        score = log_prior_rows(prior, rows, n_clusters) - vmf.log_normalizer(dim, length)
+        if message is not None:
+            score += message[rows]
+        score = np.exp(score - logsumexp(score, axis=1, keepdims=True))
+        score[score < _NEGLIGIBLE] = 0.0
+        score /= score.sum(axis=1, keepdims=True)
+        blocks.append(sp.csr_array(score))
+    return sp.csr_array(sp.vstack(blocks, format="csr"))
+
+
+def moments(q: Posterior, where: Presence, prior: sp.csr_array | None) -> Moments:
+    """Exact moments and entropy of q.
+
+    E[u | eta] = A_d(|eta|) eta/|eta|, and with s = A_d(|eta|)/|eta|,
+    E[u u' | eta] = s I + (1 - d s) eta eta' / |eta|^2 (Mardia and Jupp 2000, 9.6).
+    """
+    (n, dim), n_clusters = q.evidence.shape, len(q.pull)
+    patterns = len(where.held)
+    mean, cluster = np.empty((n, dim)), np.zeros((n_clusters, dim))
+    second = np.zeros((patterns, dim, dim))
+    spread_sum, inner_sum = np.zeros((patterns, n_clusters)), np.zeros((patterns, n_clusters))
+    entropy = log_prior = 0.0
+    squares = np.sum(q.pull**2, axis=1)
+    for rows in _row_blocks(n, n_clusters):
+        h, pattern, r = q.evidence[rows], where.pattern[rows], q.responsibilities[rows].tocoo()
+        i, k = r.coords
+        square = np.sum(h**2, axis=1)[i] + squares[k] + 2.0 * (h @ q.pull.T)[i, k]
+        length = np.sqrt(np.maximum(square, 1e-24))
+        along = vmf.mean_resultant(dim, length)
+        entropy -= float(np.sum(r.data * (vmf.log_normalizer(dim, length) + length * along)))
+        entropy -= float(np.sum(xlogy(r.data, r.data)))
+        prior_rows = log_prior_rows(prior, rows, n_clusters)
+        log_prior += float(np.sum(r.data * prior_rows[i if len(prior_rows) > 1 else 0, k]))
+        # s = A/|eta| and (1 - d s)/|eta|^2, each weighted by r.
+        spread = _matrix(r.data * along / length, i, k, r.shape)
+        inner = _matrix(r.data * (1.0 - dim * along / length) / length**2, i, k, r.shape)
+        own = np.asarray(spread.sum(axis=1)).ravel()
+        mean[rows] = own[:, None] * h + spread @ q.pull
+        cluster += spread.T @ h
+        cross = inner @ q.pull
+        weight = np.asarray(inner.sum(axis=1)).ravel()
+        for p in np.unique(pattern):
+            here = pattern == p
+            mixed = h[here].T @ (cross[here] + 0.5 * weight[here, None] * h[here])
+            second[p] += mixed + mixed.T
+            spread_sum[p] += np.asarray(spread[here].sum(axis=0)).ravel()
+            inner_sum[p] += np.asarray(inner[here].sum(axis=0)).ravel()
+    cluster += spread_sum.sum(axis=0)[:, None] * q.pull
+    second += np.stack([q.pull.T @ (weights[:, None] * q.pull) for weights in inner_sum])
+    second += spread_sum.sum(axis=1)[:, None, None] * np.eye(dim)
+    size = np.asarray(q.responsibilities.sum(axis=0)).ravel()
+    overlap = np.asarray(q.responsibilities.power(2).sum(axis=0)).ravel()
+    freedom = float(np.sum(overlap[size > 0.0] / size[size > 0.0]))
+    return Moments(mean, second, cluster, size, entropy, log_prior, freedom)
+
+
+def fit_concentration(along: float, n: int, dim: int, freedom: float) -> float:
+    """kappa with A_d(kappa) = 1 - (1 - rbar) n / (n - f), rbar = along / n.
+
+    The plain estimate is biased upward when many means are fitted to few codes each. This one maximises the
+    bound less f (log C_d(kappa) + kappa), that is, the likelihood with f means integrated out (derived: a
+    mean's posterior under a flat prior has a volume proportional to C_d(kappa) exp(kappa) to the power -1).
+
+    Args:
+        along: sum_ik r_ik mu_k'E[u_i | k].
+        n: number of codes.
+        dim: d.
+        freedom: f, the number of means that were fitted.
+    """
+    resultant = 1.0 - (n - along) / max(n - freedom, 0.05 * n)
+    return vmf.concentration(dim, float(np.clip(resultant, 1e-3, 1.0 - 1e-6)))
+
+
+def mixture_bound(m: Moments, centers: Array, kappa: float, freedom: float) -> float:
+    """E_q[log p(u, z)] plus the entropy of q, restricted as in `fit_concentration`."""
+    n, dim = m.mean.shape
+    constant = float(vmf.log_normalizer(dim, kappa))
+    along = float(np.sum(centers * m.cluster))
+    return n * constant + kappa * along + m.log_prior + m.entropy - freedom * (constant + kappa)
+
+
+def start_clusters(
+    points: Array, n_clusters: int, prior: sp.csr_array | None, *, method: str = "average", seed: int = 0
+) -> tuple[Array, float]:
+    """Cluster means to start from, and the mean cosine of codes with the mean that they start at.
+
+    Codes with a prior probability of at least 1/2 for a cluster (anchors) make that cluster's mean. The other
+    codes are grouped; each group becomes one of the remaining clusters, the one that the prior of its members
+    likes best. If the prior lets them, they may also join an anchored cluster, and then give it no say in its mean.
+
+    Args:
+        points: (n, d) unit rows.
+        n_clusters: K.
+        prior: (n, K) or None.
+        method: "average" (average-linkage cosine clustering), "k-means" or "spherical" (spherical k-means).
+        seed: for the k-means methods, and for the means of clusters that no group is left for.
+
+    Returns:
+        (K, d) unit rows, and the mean cosine.
+    """
+    anchored = _anchored(prior, len(points))
+    fixed, free = np.unique(anchored[anchored >= 0]), np.flatnonzero(anchored < 0)
+    open_columns = np.setdiff1d(np.arange(n_clusters), fixed)
+    centers = unit_rows(np.random.default_rng(seed).standard_normal((n_clusters, points.shape[1])))
+    along = 0.0
+    for k in fixed:
+        centers[k] = unit_rows(points[anchored == k].sum(axis=0, keepdims=True))[0]
+        along += float(np.sum(points[anchored == k] @ centers[k]))
+    joinable = prior is not None and fixed.size and prior[free][:, fixed].nnz > 0
+    heads = centers[fixed] if joinable else centers[:0]
+    pool = np.vstack([heads, points[free]])
+    wanted = len(heads) + len(open_columns)
+    if not len(free) or not wanted:
+        return centers, along / max(len(points) - len(free), 1)
+    label = group(pool, min(wanted, len(pool)), method, seed)
+    taken = set(label[: len(heads)].tolist())
+    member = label[len(heads) :]
+    sizes = np.bincount(member, minlength=label.max() + 1)
+    groups = [int(g) for g in np.argsort(-sizes, kind="stable") if int(g) not in taken and sizes[g]]
+    groups = groups[: len(open_columns)]
+    columns = _match_columns(groups, member, free, open_columns, prior)
+    counted = len(points) - len(free)
+    for g, k in zip(groups, columns, strict=True):
+        rows = points[free[member == g]]
+        centers[k] = unit_rows(rows.sum(axis=0, keepdims=True))[0]
+        along += float(np.sum(rows @ centers[k]))
+        counted += len(rows)
+    return centers, along / max(counted, 1)
+
+
+def _anchored(prior: sp.csr_array | None, n: int) -> Index:
+    """The cluster in which each code is anchored, or -1."""
+    cluster = np.full(n, -1, dtype=np.intp)
+    if prior is not None:
+        entry = prior.tocoo()
+        strong = entry.data >= _ANCHORED
+        # Of two halves, the lower-numbered cluster is taken.
+        cluster[entry.coords[0][strong][::-1]] = entry.coords[1][strong][::-1]
+    return cluster
+
+
+def group(points: Array, count: int, method: str, seed: int) -> Index:
+    if method == "average" and len(points) <= _MOST_FOR_LINKAGE:
+        if count == len(points):
+            return np.arange(count)
+        model = AgglomerativeClustering(count, metric="cosine", linkage="average")
+        return np.asarray(model.fit_predict(points), dtype=np.intp)
+    if method == "k-means":
+        return np.asarray(KMeans(count, n_init=5, random_state=seed).fit_predict(points), dtype=np.intp)
+    if method not in ("average", "spherical"):
+        raise ValueError(f"method is 'average', 'k-means' or 'spherical', not {method!r}")
+    centers, _ = kmeans_plusplus(points, count, random_state=seed)
+    for _ in range(50):
+        label = np.argmax(points @ unit_rows(centers).T, axis=1)
+        centers = np.zeros_like(centers)
+        np.add.at(centers, label, points)
+    return np.asarray(label, dtype=np.intp)
+
+
+def _match_columns(
+    groups: list[int], member: Index, free: Index, columns: Index, prior: sp.csr_array | None
+) -> Index:
+    """One open cluster for each group, to the greatest prior probability of the groups' members."""
+    if prior is None or not groups:
+        return columns[: len(groups)]
+    place = {g: row for row, g in enumerate(groups)}
+    chosen = np.isin(member, groups)
+    row = np.array([place[int(g)] for g in member[chosen]], dtype=np.intp)
+    pick = _matrix(np.ones(len(row)), row, np.arange(len(row)), (len(groups), len(row)))
+    log_prior = np.log(np.maximum(prior[free[chosen]][:, columns].toarray(), 1e-6))
+    return np.asarray(columns[linear_sum_assignment(pick @ log_prior, maximize=True)[1]])
+
+
+def _matrix(data: Array, row: Index, column: Index, shape: tuple[int, int]) -> sp.csr_array | Array:
+    """A sparse matrix, or a dense one where that multiplies faster."""
+    matrix = sp.csr_array((data, (row, column)), shape=shape)
+    return matrix.toarray() if data.size > 0.1 * shape[0] * shape[1] else matrix
+
+
+def _row_blocks(n: int, n_clusters: int) -> Iterator[slice]:
+    step = max(1, _BLOCK // n_clusters)
+    return (slice(low, min(low + step, n)) for low in range(0, n, step))

@@ -1,0 +1,133 @@
+"""What in a source is shared and what is its own: factor analysis with a full noise covariance a source.
+
+A site's embedding of a code differs from another site's in more than white noise: directions in which
+the site's case mix or coding habits speak are noisy for whoever compares codes across sites. Rows that two
+sources share show which directions those are. Maximum likelihood for
+
+    x_i^s = B_s u_i + e,   e ~ N(0, Psi_s),   u_i ~ N(0, I)
+
+with sources that hold different rows learns Psi_s; with two sources that share every row this is
+probabilistic canonical correlation analysis. Multiplying a source by Psi_s^(-1/2) then makes its noise
+white, which is what the factor term of SMILE assumes.
+
+Source: Bach and Jordan 2005, "A probabilistic interpretation of canonical correlation analysis"; missing
+sources and the inverse-Wishart shrinkage of Psi_s are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.model.factor import Array, View, patterns
+
+WHITE_SWEEPS = 5
+"""First sweeps with Psi_s a multiple of I: a full covariance at a poor start would swallow signal as noise."""
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """The fitted factor model.
+
+    Attributes:
+        embedding: (n, d) posterior means of u, not normalised.
+        precision: for each source (p_s, p_s), the inverse of Psi_s.
+        bound: log likelihood after each sweep, up to a constant, with the prior of Psi_s.
+    """
+
+    embedding: Array
+    precision: tuple[Array, ...]
+    bound: tuple[float, ...]
+
+
+def fit_noise(
+    views: Sequence[View], start: Array, *, sweeps: int = 60, prior_rows: float | None = None, tol: float = 1e-6
+) -> NoiseModel:
+    """Expectation-maximisation from a start embedding.
+
+    Args:
+        views: sources; their rows are rows of `start`.
+        start: (n, d) with rows of about unit length; d must be below every p_s, or a code that one source
+            holds explains that source without any noise.
+        prior_rows: weight of the prior that Psi_s is a multiple of I, in rows; by default 2 p_s.
+        tol: stop when the log likelihood a row gains less than this in a sweep.
+
+    Law: the bound does not fall from one sweep to the next once Psi_s is full.
+    """
+    n, d = start.shape
+    present, which = patterns(views, n)
+    sizes = np.bincount(which, minlength=len(present))
+    mean = start * np.sqrt(d)
+    cover = np.zeros((len(present), d, d))
+    history: list[float] = []
+    precision: tuple[Array, ...] = ()
+    for sweep in range(sweeps):
+        loadings, noise = [], []
+        for s, view in enumerate(views):
+            weight = view.scores.shape[1] * 2.0 if prior_rows is None else prior_rows
+            held = (sizes * present[:, s]).astype(np.float64)
+            second = mean[view.codes].T @ mean[view.codes] + np.tensordot(held, cover, axes=1)
+            loading, rest = _regress(view.scores, mean[view.codes], second)
+            loadings.append(loading)
+            noise.append(_covariance(rest, len(view.codes), weight, white=sweep < WHITE_SWEEPS))
+        precision = tuple(np.linalg.inv(psi) for psi in noise)
+        evidence = np.zeros((n, d))
+        gram = [b.T @ p @ b for b, p in zip(loadings, precision, strict=True)]
+        for view, b, p in zip(views, loadings, precision, strict=True):
+            evidence[view.codes] += view.scores @ p @ b
+        cover = np.linalg.inv(np.eye(d) + np.tensordot(present.astype(np.float64), np.array(gram), axes=1))
+        for k in range(len(present)):
+            mean[which == k] = evidence[which == k] @ cover[k]
+        history.append(_log_likelihood(views, precision, noise, evidence, mean, cover, sizes, prior_rows))
+        if sweep > WHITE_SWEEPS and history[-1] - history[-2] < tol * n:
+            break
+    return NoiseModel(mean, precision, tuple(history[WHITE_SWEEPS:]))
+
+
+def whitened(scores: Array, precision: Array) -> Array:
+    """Psi^(-1/2) applied to each row of a source: unit noise in every direction."""
+    values, vectors = np.linalg.eigh(precision)
+    return np.asarray(scores @ (vectors * np.sqrt(np.maximum(values, 0.0))))
+
+
+def _regress(scores: Array, mean: Array, second: Array) -> tuple[Array, Array]:
+    """B = X'E[u] (sum E[uu'])^-1, and the expected residual cross products."""
+    d = len(second)
+    cross = scores.T @ mean
+    loading = np.linalg.solve(second + 1e-9 * np.trace(second) / d * np.eye(d), cross.T).T
+    rest = scores.T @ scores - loading @ cross.T - cross @ loading.T + loading @ second @ loading.T
+    return loading, (rest + rest.T) / 2
+
+
+def _covariance(rest: Array, rows: int, weight: float, *, white: bool) -> Array:
+    """Posterior mode of Psi under an inverse-Wishart prior around the white covariance of the same trace."""
+    p = len(rest)
+    level = max(float(np.trace(rest)) / (rows * p), 1e-10)
+    if white:
+        return level * np.eye(p)
+    return np.asarray((rest + weight * level * np.eye(p)) / (rows + weight))
+
+
+def _log_likelihood(
+    views: Sequence[View],
+    precision: Sequence[Array],
+    noise: Sequence[Array],
+    evidence: Array,
+    mean: Array,
+    cover: Array,
+    sizes: npt.NDArray[np.int64],
+    prior_rows: float | None,
+) -> float:
+    """log p(X) = sum over rows of (-x' Psi^-1 x + b' V b) / 2 + log|V| / 2 - log|Psi| / 2, and Psi's prior."""
+    total = float((evidence * mean).sum()) / 2
+    total += float((sizes * np.linalg.slogdet(cover)[1]).sum()) / 2
+    for view, p, psi in zip(views, precision, noise, strict=True):
+        weight = view.scores.shape[1] * 2.0 if prior_rows is None else prior_rows
+        logdet = float(np.linalg.slogdet(psi)[1])
+        total -= float(((view.scores @ p) * view.scores).sum()) / 2 + len(view.codes) * logdet / 2
+        level = float(np.trace(psi)) / len(psi)
+        total -= weight * (logdet + level * float(np.trace(p))) / 2
+    return total
