@@ -248,21 +248,19 @@ def fit(name: RoundArgument, home: HomeOption = HERE, json: JsonOption = False) 
     with progress("fit", quiet=json) as step:
         step("opening releases", 0.0)
         releases = rounds.accepted_releases(hub, store, name)
-        limit = hub.study.fit.iterations
-        result = fit_releases(
-            releases, hub.study, lambda i, _bound: step(f"iteration {i} of at most {limit}", i / limit)
-        )
+        result = fit_releases(releases, hub.study, step)
         save_fit(hub.round_folder(name) / "fit.safetensors", result, releases)
     if store.round(name).state == "open":
         store.set_round_state(name, "fitted")
-    facts = {
+    facts: dict[str, Any] = {
         "round": name,
         "codes": len(result.union.codes),
         "rows": result.union.n_rows,
         "clusters": result.n_clusters,
         "dim": int(result.fit.embedding.shape[1]),
         "kappa": round(float(result.fit.kappa), 2),
-        "iterations": len(result.fit.history),
+        "method": hub.study.fit.method,
+        "hidden anchors found again": f"{result.calibration.right:.0%} of {result.calibration.n}",
         "warnings": [*result.union.warnings, *result.fit.warnings],
     }
     if json:
@@ -271,7 +269,7 @@ def fit(name: RoundArgument, home: HomeOption = HERE, json: JsonOption = False) 
     table(
         f"Fit of round {name}", ["fact", "value"], [[k, str(v)] for k, v in facts.items() if k != "warnings"]
     )
-    for warning in facts["warnings"]:  # type: ignore[attr-defined]
+    for warning in facts["warnings"]:
         out.print(f"[yellow]warning:[/] {warning}")
     out.print(f"Next: coordinator publish {name} --home {home}")
 
@@ -361,7 +359,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
     data: Annotated[
         Path | None,
-        typer.Option(help="Run on real files instead: a folder with one events.csv or .parquet a site."),
+        typer.Option(help="Run on real files instead: a folder with one SITE.csv or SITE.parquet a site."),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the folder of an earlier demo.")

@@ -40,6 +40,10 @@ class Home:
 
     folder: Path
 
+    def __post_init__(self) -> None:
+        # Processes with other working folders get paths from here.
+        object.__setattr__(self, "folder", self.folder.absolute())
+
     @cached_property
     def config(self) -> CoordinatorConfig:
         """The parsed `coordinator.toml`.

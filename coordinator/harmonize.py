@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
-from coordinator.mapping import MappingSet, make_mappings
+from coordinator.calibration import FOLDS, UNKNOWN, Calibration, calibrate
+from coordinator.mapping import MappingSet, make_mappings, with_probability
 from coordinator.model import SmileFit, fit_smile
+from coordinator.model.noise import whiten_sources
+from coordinator.model.twostage import fit_two_stage
 from coordinator.union import UnionVocabulary, build_union, sources
 from protocol.arrays import decode_arrays, encode_arrays
 from protocol.errors import FitError, RoundError
 from protocol.files import write_atomic
 from protocol.release import VerifiedRelease
 from protocol.study import StudySpec
+
+Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -27,21 +32,24 @@ class Harmonized:
     union: UnionVocabulary
     fit: SmileFit
     mappings: MappingSet
+    calibration: Calibration
     n_clusters: int
 
 
 def fit_dim(releases: Sequence[VerifiedRelease], study: StudySpec) -> int:
-    """The study's latent dimension, or the smallest dimension that a site released."""
-    smallest = min(v.matrix.shape[1] for r in releases for v in r.views())
-    return min(study.fit.dim or smallest, smallest)
+    """The study's latent dimension, or three fifths of the smallest dimension that a site released.
+
+    A code that one site alone holds tells signal from noise only where that site has more columns than the
+    latent space has dimensions.
+    """
+    smallest = int(min(v.matrix.shape[1] for r in releases for v in r.views()))
+    return max(2, min(study.fit.dim or round(0.6 * smallest), smallest))
 
 
 def fit_releases(
-    releases: Sequence[VerifiedRelease],
-    study: StudySpec,
-    progress: Callable[[int, float], None] | None = None,
+    releases: Sequence[VerifiedRelease], study: StudySpec, progress: Progress | None = None
 ) -> Harmonized:
-    """Fit SMILE to the releases and map every code.
+    """Fit SMILE to the releases, map every code, and learn from hidden anchors how often mappings are right.
 
     The number of clusters is the study's, or the number of standard codes that
     the releases hold or anchor to: the codes that clusters are to be named by.
@@ -49,23 +57,68 @@ def fit_releases(
     Raises:
         FitError: sites without a link, or no standard code at all.
     """
+    tell = progress or (lambda _step, _share: None)
     union = build_union(releases, standard=study.standard)
     if not union.standard:
         raise FitError(
             f"No release holds or names a code of the standard system {study.standard}",
             do="Name another standard in the study, or have the sites anchor codes to it",
         )
-    n_clusters = min(study.fit.clusters or len(union.standard), union.n_rows)
-    fit = fit_smile(
-        sources(releases, union),
+    dim, n_clusters = fit_dim(releases, study), min(study.fit.clusters or len(union.standard), union.n_rows)
+    fit = _fit(releases, union, study, dim, n_clusters, lambda step, share: tell(step, share / 2))
+    mappings = make_mappings(union, fit)
+    folds = 0
+
+    def again(fewer: Sequence[VerifiedRelease]) -> MappingSet:
+        nonlocal folds
+        tell(f"hiding anchors, fold {folds + 1} of {FOLDS}", 0.5 + 0.5 * folds / FOLDS)
+        folds += 1
+        other = build_union(fewer, standard=study.standard)
+        return make_mappings(other, _fit(fewer, other, study, dim, min(n_clusters, other.n_rows)))
+
+    calibration = _calibrated(releases, again, study)
+    return Harmonized(
+        union, fit, with_probability(mappings, calibration.probability), calibration, n_clusters
+    )
+
+
+def _fit(
+    releases: Sequence[VerifiedRelease],
+    union: UnionVocabulary,
+    study: StudySpec,
+    dim: int,
+    n_clusters: int,
+    progress: Progress | None = None,
+) -> SmileFit:
+    """The study's method on one union vocabulary."""
+    data, seed, tell = sources(releases, union), study.fit.seed, progress or (lambda _step, _share: None)
+    if study.fit.method == "two-stage":
+        return fit_two_stage(
+            data, n_codes=union.n_rows, n_clusters=n_clusters, dim=dim, seed=seed, progress=tell
+        )
+    most = study.fit.iterations
+    return fit_smile(
+        whiten_sources(data, union.n_rows, dim),
         n_codes=union.n_rows,
         n_clusters=n_clusters,
-        dim=fit_dim(releases, study),
-        seed=study.fit.seed,
-        iterations=study.fit.iterations,
-        progress=progress,
+        dim=dim,
+        seed=seed,
+        iterations=most,
+        exponent=1.0,
+        progress=lambda i, _bound: tell(f"iteration {i + 1} of at most {most}", (i + 1) / most),
     )
-    return Harmonized(union, fit, make_mappings(union, fit), n_clusters)
+
+
+def _calibrated(
+    releases: Sequence[VerifiedRelease],
+    again: Callable[[Sequence[VerifiedRelease]], MappingSet],
+    study: StudySpec,
+) -> Calibration:
+    """The calibration, or none where the sites hang together by too few anchors to hide any."""
+    try:
+        return calibrate(releases, again, standard=study.standard, seed=study.fit.seed)
+    except FitError:
+        return UNKNOWN
 
 
 def save_fit(path: Path, harmonized: Harmonized, releases: Sequence[VerifiedRelease]) -> None:
@@ -78,6 +131,7 @@ def save_fit(path: Path, harmonized: Harmonized, releases: Sequence[VerifiedRele
         "warnings": list(fit.warnings),
         "noise": [float(v) for v in fit.noise],
         "n_clusters": harmonized.n_clusters,
+        "calibration": asdict(harmonized.calibration),
         "shape": list(fit.responsibilities.shape),
     }
     arrays = {
@@ -119,9 +173,10 @@ def load_fit(path: Path, releases: Sequence[VerifiedRelease], study: StudySpec) 
         kappa=facts["kappa"],
         relatedness=arrays["relatedness"],
         history=tuple(facts["history"]),
-        noise=np.array(facts["noise"]),
+        noise=tuple(facts["noise"]),
         responsibilities=responsibilities,
         warnings=tuple(facts["warnings"]),
     )
-    union = build_union(releases, standard=study.standard)
-    return Harmonized(union, fit, make_mappings(union, fit), facts["n_clusters"])
+    union, calibration = build_union(releases, standard=study.standard), Calibration(**facts["calibration"])
+    mappings = with_probability(make_mappings(union, fit), calibration.probability)
+    return Harmonized(union, fit, mappings, calibration, facts["n_clusters"])

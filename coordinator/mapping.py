@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +37,11 @@ class Mapping:
         code: the CURIE.
         sites: the sites that released it.
         cluster: its synonym cluster.
-        probability: posterior of that cluster given everything in the fit.
+        posterior: of that cluster, the model's own certainty.
+        probability: that the standard code is the right one, as `calibration` learnt it from hidden anchors; 1 for
+            a code whose standard code was given, 0 without one.
         anchored: its standard code was given by a site, not found by the fit.
+        given: anchored, or a standard code itself.
         standard_code: the preferred standard code of its cluster; "" if it has none.
         similarity: cosine with that code's embedding; 0 without a standard code.
         alternatives: the nearest other standard codes, best first.
@@ -47,8 +51,10 @@ class Mapping:
     code: str
     sites: tuple[str, ...]
     cluster: int
+    posterior: float
     probability: float
     anchored: bool
+    given: bool
     standard_code: str
     similarity: float
     alternatives: tuple[str, ...]
@@ -86,8 +92,10 @@ def make_mappings(union: UnionVocabulary, fit: SmileFit) -> MappingSet:
                 code=code,
                 sites=tuple(s for s, held in zip(union.sites, union.holds[i], strict=True) if held),
                 cluster=int(fit.labels[row]),
-                probability=float(fit.posterior[row]),
+                posterior=float(fit.posterior[row]),
+                probability=1.0 if row in union.standard else 0.0,
                 anchored=bool(union.anchored[i]) and row in union.standard,
+                given=row in union.standard,
                 standard_code=name,
                 similarity=float(fit.embedding[row] @ fit.embedding[target]) if name else 0.0,
                 alternatives=tuple(c for c in near if c not in {name, code})[:N_ALTERNATIVES],
@@ -105,6 +113,15 @@ def _preferred(fit: SmileFit, standard_rows: npt.NDArray[np.int64]) -> dict[int,
     for j in np.lexsort((standard_rows, -closeness)):
         best.setdefault(int(labels[j]), int(standard_rows[j]))
     return best
+
+
+def with_probability(mappings: MappingSet, curve: Callable[[float], float]) -> MappingSet:
+    """The same mappings, those that the fit found with the probability that `curve` gives their cosine."""
+    rows = tuple(
+        row if row.given or not row.standard_code else replace(row, probability=curve(row.similarity))
+        for row in mappings.rows
+    )
+    return MappingSet(rows, mappings.embedding)
 
 
 class _Evidence:

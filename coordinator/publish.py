@@ -130,6 +130,7 @@ def clusters_table(mappings: MappingSet) -> pa.Table:
             "code": [r.code for r in rows],
             "sites": pa.array([list(r.sites) for r in rows], pa.list_(pa.string())),
             "cluster": pa.array([r.cluster for r in rows], pa.int32()),
+            "posterior": pa.array([r.posterior for r in rows], pa.float32()),
             "probability": pa.array([r.probability for r in rows], pa.float32()),
             "anchored": [r.anchored for r in rows],
             "standard_code": [r.standard_code for r in rows],

@@ -10,6 +10,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from coordinator.edition import Edition
+from coordinator.harmonize import Harmonized
 from coordinator.report.data import CodeTable, FitFacts, Floors, ReportData, SiteFacts, SiteRelease
 from coordinator.report.page import render
 from protocol.canonical import fingerprint
@@ -48,7 +49,7 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
         cluster=np.array([r.cluster for r in rows], dtype=np.int64),
         posterior=np.clip([r.probability for r in rows], 0.0, 1.0),
         xy=xy,
-        anchored=np.array([r.anchored for r in rows], dtype=bool),
+        anchored=np.array([r.given for r in rows], dtype=bool),
         target=np.array([r.standard_code for r in rows], dtype=object),
         target_title=text,
     )
@@ -65,7 +66,7 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
             n_clusters=harmonized.n_clusters,
             kappa=fit.kappa,
             iterations=len(fit.history),
-            warnings=(*union.warnings, *fit.warnings),
+            warnings=(*union.warnings, *fit.warnings, *_uncalibrated(harmonized)),
             history=np.asarray(fit.history),
         ),
         sites=sites,
@@ -73,6 +74,12 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
         quality=edition.quality,
         map_method=method,
     )
+
+
+def _uncalibrated(harmonized: Harmonized) -> tuple[str, ...]:
+    if harmonized.calibration.n:
+        return ()
+    return ("There were too few anchors to learn how often a mapping is right: each probability is 0.5",)
 
 
 def _site_facts(study: StudySpec, summary: SiteSummary, release: VerifiedRelease | None) -> SiteFacts:

@@ -93,7 +93,7 @@ def take_in(home: Home, store: Store, name: str) -> list[Submission]:
 
 
 def accepted_releases(home: Home, store: Store, name: str) -> list[VerifiedRelease]:
-    """Open and verify again what the round accepted; the plain text is only in memory.
+    """Open and verify again what the round accepted.
 
     Raises:
         RoundError: there are fewer than the study's minimum.
@@ -109,8 +109,7 @@ def accepted_releases(home: Home, store: Store, name: str) -> list[VerifiedRelea
         )
     found = []
     for submission in accepted:
-        # It was in time when it was accepted; a later refit must still be able to open it.
-        release, _ = _open(home, store, name, submission.site, now=submission.received.replace(tzinfo=UTC))
+        release, _ = _open(home, store, name, submission.site, submission)
         if release.manifest.digest != submission.manifest_digest:
             raise EnvelopeError(f"The stored release of site {submission.site} is not the accepted one")
         found.append(release)
@@ -118,12 +117,17 @@ def accepted_releases(home: Home, store: Store, name: str) -> list[VerifiedRelea
 
 
 def _open(
-    home: Home, store: Store, name: str, site_name: str, now: datetime | None = None
+    home: Home, store: Store, name: str, site_name: str, accepted: Submission | None = None
 ) -> tuple[VerifiedRelease, str]:
-    """One received envelope, opened, bound and checked; and the site's ledger head."""
+    """One received envelope, opened, bound and checked; and the site's ledger head.
+
+    A release that was accepted is held against what was accepted then: later releases of the site, and the
+    envelope's expiry, do not matter to a refit. The plain text is a private temporary file that is deleted at once.
+    """
     site = next(s for s in store.sites() if s.name == site_name)
     keys = PrivateKeys.load(home.round_key_path(name))
     path = RoundDesk(home.round_folder(name)).received(site_name)
+    now = accepted.received.replace(tzinfo=UTC) if accepted else None
     with tempfile.TemporaryDirectory(dir=home.folder) as work:
         plain = Path(work) / "release"
         header = open_sealed(path, plain, keys=keys, signer=site.public_keys, now=now)
@@ -131,8 +135,8 @@ def _open(
     expected = Expected(
         site=site_name,
         round=name,
-        sequence=site.accepted_sequence,
-        digest=site.accepted_digest,
+        sequence=accepted.sequence if accepted else site.accepted_sequence,
+        digest=accepted.manifest_digest if accepted else site.accepted_digest,
         signer=site.public_keys.digest,
     )
     return verify_release(header, release, study=home.study, expected=expected), header.ledger_head
@@ -173,7 +177,7 @@ def site_states(home: Home, store: Store, name: str) -> list[SiteState]:
 
 def take_receipts(home: Home, store: Store, name: str) -> list[str]:
     """Verify and store the sites' receipts for the round's version; returns the sites that have one."""
-    published = next((p for p in store.versions() if p.round == name), None)
+    published = next((p for p in reversed(store.versions()) if p.round == name), None)
     if published is None:
         return []
     desk = RoundDesk(home.round_folder(name))

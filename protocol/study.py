@@ -31,7 +31,7 @@ class CodeSystem(_Section):
     """A code system that may occur in the study's releases."""
 
     prefix: Prefix = Field(description="The part before the colon: ICD10CM in ICD10CM:E11.9.")
-    category: Category = Field("condition", description="Clusters stay within one category.")
+    category: Category = Field("condition", description="What kind of thing its codes are; shown in reports.")
     local_to: Identifier | None = Field(
         None, description="The site whose own codes these are; none for public systems."
     )
@@ -59,7 +59,7 @@ class Embedding(_Section):
         20, ge=2, le=1000, description="A site releases at most one dimension for this many released codes."
     )
     ppmi_shift: float = Field(1.0, ge=1.0, le=100.0, description="The k of shifted PPMI; 1 means no shift.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the randomised eigenvectors.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the start vector of the eigenvectors.")
 
 
 class Privacy(_Section):
@@ -96,11 +96,16 @@ class Privacy(_Section):
 class Fit(_Section):
     """How the coordinator fits SMILE."""
 
-    dim: int = Field(0, ge=0, le=1024, description="Latent dimension; 0 takes the smallest site dimension.")
+    method: Literal["two-stage", "variational"] = Field(
+        "two-stage", description="Factors first and clusters after, or both in one variational fit."
+    )
+    dim: int = Field(
+        0, ge=0, le=1024, description="Latent dimension; 0 takes three fifths of the smallest site dimension."
+    )
     clusters: int = Field(
         0, ge=0, description="Number of synonym clusters; 0 takes the released codes of the standard system."
     )
-    iterations: int = Field(60, ge=1, le=10_000, description="Most iterations of the fit.")
+    iterations: int = Field(40, ge=1, le=10_000, description="Most iterations of the variational fit.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the fit.")
 
 
@@ -122,7 +127,12 @@ class StudySpec(_Section):
         "consortium",
         description="Whether a site's local codes appear in the release to all, or in its own copy only.",
     )
-    licence: str = Field("CC-BY-4.0", max_length=200, description="Licence of the published maps.")
+    licence: str = Field(
+        "https://creativecommons.org/licenses/by/4.0/",
+        pattern=r"^https?://[^\s]+$",
+        max_length=200,
+        description="URL of the licence of the published maps.",
+    )
     base_uri: str = Field(
         "https://smile-federation.invalid",
         pattern=r"^https?://[^\s]+$",

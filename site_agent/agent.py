@@ -29,6 +29,8 @@ from site_agent.prepare import Prepared, agent_digest, prepare_release
 from site_agent.sources import Progress, silent
 from site_agent.state import load_state, save_state
 
+_ROUNDS_REMEMBERED = 64
+
 
 @dataclass(frozen=True)
 class Agent:
@@ -109,7 +111,10 @@ class Agent:
         """Whether nothing is left to do for this call."""
         if before.state == "delivered":
             return True
-        return before.state == "sealed" and load_state(self.home.folder).sealed_for == call.recipient.digest
+        return (
+            before.state == "sealed"
+            and load_state(self.home.folder).sealed.get(call.round) == call.recipient.digest
+        )
 
     def _status(self, call: RoundCall) -> SiteStatus:
         """What this site answers; seals the approved release when all conditions hold."""
@@ -169,7 +174,8 @@ class Agent:
             self.outbox.seal(header, target, to=call.recipient, keys=keys)
             sha256, size = self.exchange.put_sealed(target)
         state = load_state(self.home.folder)
-        save_state(self.home.folder, state.model_copy(update={"sealed_for": call.recipient.digest}))
+        sealed = dict([*state.sealed.items(), (call.round, call.recipient.digest)][-_ROUNDS_REMEMBERED:])
+        save_state(self.home.folder, state.model_copy(update={"sealed": sealed}))
         return SiteStatus(
             round=call.round,
             state="sealed",
@@ -192,7 +198,11 @@ class Agent:
         )
 
     def _note_accepted(self, call: RoundCall) -> None:
-        """Learn from the signed call which of our releases the coordinator has accepted."""
+        """Learn from the signed call which of our releases the coordinator has accepted.
+
+        Raises:
+            EnvelopeError: it knows of fewer than we do.
+        """
         sequence, content = call.expected.get(self.home.config.site, (0, ""))
         state = load_state(self.home.folder)
         if sequence < state.accepted_sequence:
@@ -201,6 +211,11 @@ class Agent:
                 why="its memory went back in time",
                 do="Ask the coordinator to restore its latest backup; nothing was sent",
             )
+        self._accepted(sequence, content)
+
+    def _accepted(self, sequence: int, content: str) -> None:
+        """Remember an accepted release; the next one follows it."""
+        state = load_state(self.home.folder)
         if sequence > state.accepted_sequence:
             update = {"accepted_sequence": sequence, "accepted_digest": content}
             save_state(self.home.folder, state.model_copy(update=update))
@@ -256,4 +271,7 @@ class Agent:
             manifest = unpack_bundle(plain.read_bytes(), target, trust=trust, content=header.content)
         update = {"result_version": manifest.version, "result_digest": manifest.digest}
         save_state(home.folder, state.model_copy(update=update))
+        for summary in manifest.sites:
+            if summary.site == home.config.site and summary.state == "received":
+                self._accepted(summary.sequence, summary.manifest_digest)
         return manifest

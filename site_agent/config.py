@@ -24,9 +24,9 @@ class _Section(BaseModel):
 class Columns(_Section):
     """Names of the columns in the event file."""
 
-    patient: str = "patient"
-    date: str = "date"
-    code: str = "code"
+    patient: str = Field("patient", description="A number or text for each patient; never leaves the site.")
+    date: str = Field("date", description="A date, or a text that begins with YYYY-MM-DD.")
+    code: str = Field("code", description="The code, as text.")
     system: str = Field("system", description="Optional: a code system for each row.")
     description: str = Field(
         "description", description="Optional: a text for each code; never leaves the site."
@@ -50,9 +50,9 @@ class Data(_Section):
 class SitePolicy(_Section):
     """Floors of this site's own; they can only raise the study's. 0 means: as the study says."""
 
-    min_code_patients: int = Field(0, ge=0)
-    min_pair_patients: int = Field(0, ge=0)
-    margin_rounding: int = Field(0, ge=0)
+    min_code_patients: int = Field(0, ge=0, description="Distinct patients that a code needs to be released.")
+    min_pair_patients: int = Field(0, ge=0, description="Distinct patients that a pair needs to be counted.")
+    margin_rounding: int = Field(0, ge=0, description="Released patient counts are rounded to this.")
     max_dim: int = Field(0, ge=0, description="Largest embedding dimension that may leave.")
 
 
@@ -67,7 +67,7 @@ class Network(_Section):
 class SiteConfig(_Section):
     """The content of `site.toml`."""
 
-    site: Identifier
+    site: Identifier = Field(description="The site's name in the study.")
     data: Data
     policy: SitePolicy = SitePolicy()
     network: Network = Network()
@@ -78,6 +78,10 @@ class Home:
     """The folder of one site: configuration, keys, outbox, results and ledger."""
 
     folder: Path
+
+    def __post_init__(self) -> None:
+        # Processes with other working folders get paths from here.
+        object.__setattr__(self, "folder", self.folder.absolute())
 
     @cached_property
     def config(self) -> SiteConfig:

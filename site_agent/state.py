@@ -16,7 +16,9 @@ class SiteState(Message):
 
     accepted_sequence: int = Field(0, ge=0)
     accepted_digest: str = ""
-    sealed_for: str = Field("", description="Digest of the round key that the last release was sealed to.")
+    sealed: dict[str, str] = Field(
+        default_factory=dict, description="Round -> digest of the key it was sealed to."
+    )
     result_version: int = Field(0, ge=0)
     result_digest: str = ""
 

@@ -111,7 +111,7 @@ def simulate_sites(
     n_sites: int = 3,
     shared: float = 0.15,
     noise: float = 1.0,
-    tilt: float = 0.0,
+    spectral: bool = False,
 ) -> Simulation:
     """Three sites that code the same concepts, each with one or two codes of its own.
 
@@ -124,8 +124,9 @@ def simulate_sites(
         n_sites: number of sites.
         shared: share of a site's codes whose row is shared by all sites.
         noise: standard deviation of the noise over that of the signal, in total over a row.
-        tilt: noise along the site's j-th principal axis is proportional to exp(tilt j / columns) and the
-            signal to exp(-tilt j / columns): 0 is the model, above it what a PMI-SVD does.
+        spectral: make each site's matrix as a PMI-SVD is made, from the leading eigenvectors of a noisy
+            symmetric matrix U diag(1, ..., 1/2) U' + E, instead of by U B_s' + E; noise is then the standard
+            deviation of E over that of the rest.
     """
     rng = np.random.default_rng(seed)
     centers = _unit(rng.standard_normal((n_concepts, dim)))
@@ -147,19 +148,27 @@ def simulate_sites(
                 labels.append(concept)
                 common.append(False)
     embedding = vmf.sample(centers[labels], kappa, rng)
-    decay = np.exp(-tilt * np.arange(columns) / columns)
     sources = []
     for s, rows in enumerate(held):
         codes = np.array(rows)
-        basis = np.linalg.qr(rng.standard_normal((columns, columns)))[0]
-        loading = (decay[:, None] * rng.standard_normal((columns, dim))) / np.sqrt(columns)
-        signal = embedding[codes] @ loading.T
-        error = rng.standard_normal(signal.shape) / decay
-        error *= noise * np.linalg.norm(signal) / np.linalg.norm(error)
-        sources.append(Source(f"site {s + 1}", codes, _unit((signal + error) @ basis.T)))
+        make = _spectral_matrix if spectral else _linear_matrix
+        sources.append(Source(f"site {s + 1}", codes, _unit(make(embedding[codes], columns, noise, rng))))
     return Simulation(
         tuple(sources), embedding, centers, np.array(labels), None, None, None, ~np.array(common)
     )
+
+
+def _linear_matrix(u: Array, columns: int, noise: float, rng: np.random.Generator) -> Array:
+    signal = u @ rng.standard_normal((columns, u.shape[1])).T
+    return np.asarray(signal + noise * signal.std() * rng.standard_normal(signal.shape))
+
+
+def _spectral_matrix(u: Array, columns: int, noise: float, rng: np.random.Generator) -> Array:
+    signal = (u * np.linspace(1.0, 0.5, u.shape[1])) @ u.T
+    error = rng.standard_normal(signal.shape)
+    value, vector = np.linalg.eigh(signal + noise * signal.std() * (error + error.T) / np.sqrt(2.0))
+    turn = np.linalg.qr(rng.standard_normal((columns, columns)))[0]
+    return np.asarray(vector[:, -columns:] * np.sqrt(np.maximum(value[-columns:], 0.0)) @ turn.T)
 
 
 def _held(s: int, n: int) -> Index:

@@ -139,7 +139,7 @@ class Visit:
                 time.sleep(max(0.0, min(self.poll, self.deadline - time.monotonic())))
         for site in self.sites:
             last = self.phase.desk.progress(site)
-            self.note(site, last.state, f"{last.detail} The deadline passed.".strip())
+            self.note(site, last.state, f"{last.detail.rstrip('.')}. The deadline passed.".lstrip(". "))
 
     def look(self) -> dict[str, SiteAnswer]:
         """Ask every site, and return the answers of those whose bytes are to move."""

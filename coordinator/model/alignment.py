@@ -13,17 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 from scipy.sparse.csgraph import connected_components
-from scipy.sparse.linalg import LinearOperator, cg
 
 from coordinator.model.factor import Array, Index, View
 from protocol.errors import FitError
 
 _REFINEMENTS = 3  # sweeps of generalised Procrustes after the last source has joined
 _RANK_TOLERANCE = 1e-8
-_EXPONENTS = (1.0, 2.0, 3.0)
+_EXPONENTS = (1.0, 2.0, 3.0, 4.0)
 _FOLDS = 5
 _MOST_HELD_OUT = 500  # shared codes that the choice of the exponent looks at
-_METRIC_RIDGE = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,29 +136,6 @@ def filled_svd(views: Sequence[View], aligned: Alignment, dim: int) -> Array:
         )
     scores = left[:, :dim] * singular[:dim]
     return np.asarray(scores * np.sign(scores[np.abs(scores).argmax(axis=0), np.arange(dim)]))
-
-
-def fix_metric(points: Array) -> Array:
-    """Unit rows after the linear map that makes all rows as nearly unit as possible.
-
-    The symmetric Q that minimises sum_i (u_i'Q u_i - 1)^2, shrunk to a multiple of the identity because it
-    has d(d+1)/2 unknowns, gives u -> Q^(1/2) u / |Q^(1/2) u|.
-    """
-    n, dim = points.shape
-    points = points * np.sqrt(n / np.sum(points**2))
-    ridge = _METRIC_RIDGE * n / dim**2
-
-    def normal(flat: Array) -> Array:
-        metric = flat.reshape(dim, dim)
-        length = np.sum((points @ metric) * points, axis=1)
-        return np.asarray(points.T @ (points * length[:, None]) + ridge * metric).ravel()
-
-    excess = 1.0 - np.sum(points**2, axis=1)
-    right = points.T @ (points * excess[:, None])
-    operator = LinearOperator((dim * dim, dim * dim), matvec=normal, dtype=np.float64)
-    gap, _ = cg(operator, right.ravel(), rtol=1e-8, maxiter=200)
-    value, vector = linalg.eigh(np.eye(dim) + gap.reshape(dim, dim))
-    return unit_rows(points @ (vector * np.sqrt(np.maximum(value, 1e-3 * value[-1]))) @ vector.T)
 
 
 def choose_exponent(views: Sequence[View], n_codes: int, dim: int) -> float:

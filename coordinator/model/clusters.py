@@ -19,10 +19,14 @@ from sklearn.cluster import AgglomerativeClustering, KMeans, kmeans_plusplus
 from coordinator.model import vmf
 from coordinator.model.alignment import unit_rows
 from coordinator.model.factor import Array, Index, Presence
+from protocol.errors import FitError
 
 _NEGLIGIBLE = 1e-7  # responsibilities below this are dropped, and the rest normalised again
 _BLOCK = 1 << 18  # dense entries formed at once
 _MOST_FOR_LINKAGE = 8000  # rows; average linkage keeps all pairwise distances
+MOST_MEANS = (
+    0.8  # of the number of codes: with a mean for almost every code, nothing is left to tell kappa by
+)
 _ANCHORED = 0.5  # a prior probability from which a code starts in that cluster
 
 
@@ -61,7 +65,7 @@ class Moments:
         size: (K,) sum_i r_ik.
         entropy: of q(u, z).
         log_prior: sum_ik r_ik log pi_ik.
-        freedom: effective number of cluster means, sum_k (sum_i r_ik^2 / sum_i r_ik).
+        freedom: effective number of cluster means, sum_k (sum_i r_ik^2 / sum_i r_ik), at most 0.8 n.
     """
 
     mean: Array
@@ -71,6 +75,24 @@ class Moments:
     entropy: float
     log_prior: float
     freedom: float
+
+
+def checked_prior(prior: sp.csr_array | sp.csr_matrix, n_codes: int, n_clusters: int) -> sp.csr_array:
+    """The prior as an (n, K) csr array without stored zeros.
+
+    Raises:
+        FitError: another shape, or a row that is not a probability distribution.
+    """
+    checked: sp.csr_array = sp.csr_array(prior).astype(np.float64)
+    checked.eliminate_zeros()
+    if checked.shape != (n_codes, n_clusters):
+        raise FitError(f"the prior has shape {checked.shape}, not ({n_codes}, {n_clusters})")
+    wrong = ~(np.abs(np.asarray(checked.sum(axis=1)).ravel() - 1.0) <= 1e-6)
+    wrong[checked.tocoo().coords[0][~(checked.data > 0.0)]] = True
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise FitError(f"row {row} of the prior is not a probability distribution over clusters")
+    return checked
 
 
 def log_prior_rows(prior: sp.csr_array | None, rows: slice, n_clusters: int) -> Array:
@@ -123,7 +145,7 @@ def moments(q: Posterior, where: Presence, prior: sp.csr_array | None) -> Moment
     squares = np.sum(q.pull**2, axis=1)
     for rows in _row_blocks(n, n_clusters):
         h, pattern, r = q.evidence[rows], where.pattern[rows], q.responsibilities[rows].tocoo()
-        i, k = r.coords
+        i, k = (np.asarray(axis, dtype=np.intp) for axis in r.coords)
         square = np.sum(h**2, axis=1)[i] + squares[k] + 2.0 * (h @ q.pull.T)[i, k]
         length = np.sqrt(np.maximum(square, 1e-24))
         along = vmf.mean_resultant(dim, length)
@@ -148,14 +170,14 @@ def moments(q: Posterior, where: Presence, prior: sp.csr_array | None) -> Moment
     cluster += spread_sum.sum(axis=0)[:, None] * q.pull
     second += np.stack([q.pull.T @ (weights[:, None] * q.pull) for weights in inner_sum])
     second += spread_sum.sum(axis=1)[:, None, None] * np.eye(dim)
-    size = np.asarray(q.responsibilities.sum(axis=0)).ravel()
+    size = np.asarray(q.responsibilities.sum(axis=0), dtype=np.float64).ravel()
     overlap = np.asarray(q.responsibilities.power(2).sum(axis=0)).ravel()
-    freedom = float(np.sum(overlap[size > 0.0] / size[size > 0.0]))
+    freedom = min(float(np.sum(overlap[size > 0.0] / size[size > 0.0])), MOST_MEANS * n)
     return Moments(mean, second, cluster, size, entropy, log_prior, freedom)
 
 
 def fit_concentration(along: float, n: int, dim: int, freedom: float) -> float:
-    """kappa with A_d(kappa) = 1 - (1 - rbar) n / (n - f), rbar = along / n.
+    """Concentration kappa with A_d(kappa) = 1 - (1 - rbar) n / (n - f), rbar = along / n.
 
     The plain estimate is biased upward when many means are fitted to few codes each. This one maximises the
     bound less f (log C_d(kappa) + kappa), that is, the likelihood with f means integrated out (derived: a
@@ -165,9 +187,9 @@ def fit_concentration(along: float, n: int, dim: int, freedom: float) -> float:
         along: sum_ik r_ik mu_k'E[u_i | k].
         n: number of codes.
         dim: d.
-        freedom: f, the number of means that were fitted.
+        freedom: f < n, the number of means that were fitted.
     """
-    resultant = 1.0 - (n - along) / max(n - freedom, 0.05 * n)
+    resultant = 1.0 - (n - along) / (n - freedom)
     return vmf.concentration(dim, float(np.clip(resultant, 1e-3, 1.0 - 1e-6)))
 
 
@@ -176,7 +198,8 @@ def mixture_bound(m: Moments, centers: Array, kappa: float, freedom: float) -> f
     n, dim = m.mean.shape
     constant = float(vmf.log_normalizer(dim, kappa))
     along = float(np.sum(centers * m.cluster))
-    return n * constant + kappa * along + m.log_prior + m.entropy - freedom * (constant + kappa)
+    bound = n * constant + kappa * along + m.log_prior + m.entropy - freedom * (constant + kappa)
+    return float(bound)
 
 
 def start_clusters(
@@ -240,21 +263,40 @@ def _anchored(prior: sp.csr_array | None, n: int) -> Index:
 
 
 def group(points: Array, count: int, method: str, seed: int) -> Index:
+    """Labels (n,) of the rows of (n, d) unit points in `count` groups; the methods of `start_clusters`.
+
+    Above 8,000 rows, average linkage gives way to spherical k-means: it keeps all pairwise distances.
+
+    Raises:
+        ValueError: an unknown method.
+    """
+    if method not in ("average", "k-means", "spherical"):
+        raise ValueError(f"a start is 'average', 'k-means' or 'spherical', not {method!r}")
+    if count == len(points):
+        return np.arange(count)
     if method == "average" and len(points) <= _MOST_FOR_LINKAGE:
-        if count == len(points):
-            return np.arange(count)
         model = AgglomerativeClustering(count, metric="cosine", linkage="average")
         return np.asarray(model.fit_predict(points), dtype=np.intp)
-    if method == "k-means":
-        return np.asarray(KMeans(count, n_init=5, random_state=seed).fit_predict(points), dtype=np.intp)
-    if method not in ("average", "spherical"):
-        raise ValueError(f"method is 'average', 'k-means' or 'spherical', not {method!r}")
+    # In an order of their own, so that the random choices do not depend on how the codes are numbered.
+    order = np.argsort(points[:, 0], kind="stable")
+    label = np.empty(len(points), dtype=np.intp)
+    label[order] = _k_means(points[order], count, seed, spherical=method != "k-means")
+    return label
+
+
+def _k_means(points: Array, count: int, seed: int, *, spherical: bool) -> Index:
+    if not spherical:
+        return np.asarray(KMeans(count, n_init=3, random_state=seed).fit_predict(points), dtype=np.intp)
     centers, _ = kmeans_plusplus(points, count, random_state=seed)
+    label: Index = np.argmax(points @ centers.T, axis=1)
     for _ in range(50):
-        label = np.argmax(points @ unit_rows(centers).T, axis=1)
         centers = np.zeros_like(centers)
         np.add.at(centers, label, points)
-    return np.asarray(label, dtype=np.intp)
+        new = np.argmax(points @ unit_rows(centers).T, axis=1)
+        if np.array_equal(new, label):
+            break
+        label = new
+    return label
 
 
 def _match_columns(
@@ -268,7 +310,8 @@ def _match_columns(
     row = np.array([place[int(g)] for g in member[chosen]], dtype=np.intp)
     pick = _matrix(np.ones(len(row)), row, np.arange(len(row)), (len(groups), len(row)))
     log_prior = np.log(np.maximum(prior[free[chosen]][:, columns].toarray(), 1e-6))
-    return np.asarray(columns[linear_sum_assignment(pick @ log_prior, maximize=True)[1]])
+    best = linear_sum_assignment(pick @ log_prior, maximize=True)[1]
+    return np.asarray(columns[np.asarray(best)], dtype=np.intp)
 
 
 def _matrix(data: Array, row: Index, column: Index, shape: tuple[int, int]) -> sp.csr_array | Array:

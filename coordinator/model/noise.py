@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.model.factor import Array, View, patterns
+from coordinator.model import alignment
+from coordinator.model.factor import Array, Source, View, compress, patterns
 
 WHITE_SWEEPS = 5
 """First sweeps with Psi_s a multiple of I: a full covariance at a poor start would swallow signal as noise."""
@@ -44,24 +45,29 @@ class NoiseModel:
 
 
 def fit_noise(
-    views: Sequence[View], start: Array, *, sweeps: int = 60, prior_rows: float | None = None, tol: float = 1e-6
+    views: Sequence[View],
+    start: Array,
+    *,
+    sweeps: int = 60,
+    prior_rows: float | None = None,
+    tol: float = 1e-6,
 ) -> NoiseModel:
     """Expectation-maximisation from a start embedding.
 
     Args:
         views: sources; their rows are rows of `start`.
-        start: (n, d) with rows of about unit length; d must be below every p_s, or a code that one source
-            holds explains that source without any noise.
+        start: (n, d) with rows of about unit length; d must be below every p_s, or each code that only one
+            source holds explains its row without any noise.
         prior_rows: weight of the prior that Psi_s is a multiple of I, in rows; by default 2 p_s.
         tol: stop when the log likelihood a row gains less than this in a sweep.
 
-    Law: the bound does not fall from one sweep to the next once Psi_s is full.
+    The bound is monitored, not guaranteed: the level of the prior of Psi_s moves with Psi_s.
     """
     n, d = start.shape
     present, which = patterns(views, n)
     sizes = np.bincount(which, minlength=len(present))
     mean = start * np.sqrt(d)
-    cover = np.zeros((len(present), d, d))
+    cover: Array = np.zeros((len(present), d, d))
     history: list[float] = []
     precision: tuple[Array, ...] = ()
     for sweep in range(sweeps):
@@ -73,18 +79,40 @@ def fit_noise(
             loading, rest = _regress(view.scores, mean[view.codes], second)
             loadings.append(loading)
             noise.append(_covariance(rest, len(view.codes), weight, white=sweep < WHITE_SWEEPS))
-        precision = tuple(np.linalg.inv(psi) for psi in noise)
+        precision = tuple(np.asarray(np.linalg.inv(psi), dtype=np.float64) for psi in noise)
         evidence = np.zeros((n, d))
         gram = [b.T @ p @ b for b, p in zip(loadings, precision, strict=True)]
         for view, b, p in zip(views, loadings, precision, strict=True):
             evidence[view.codes] += view.scores @ p @ b
-        cover = np.linalg.inv(np.eye(d) + np.tensordot(present.astype(np.float64), np.array(gram), axes=1))
+        total = np.eye(d) + np.tensordot(present.astype(np.float64), np.array(gram), axes=1)
+        cover = np.asarray(np.linalg.inv(total), dtype=np.float64)
         for k in range(len(present)):
             mean[which == k] = evidence[which == k] @ cover[k]
         history.append(_log_likelihood(views, precision, noise, evidence, mean, cover, sizes, prior_rows))
         if sweep > WHITE_SWEEPS and history[-1] - history[-2] < tol * n:
             break
     return NoiseModel(mean, precision, tuple(history[WHITE_SWEEPS:]))
+
+
+def whiten_sources(sources: Sequence[Source], n_codes: int, dim: int) -> list[Source]:
+    """Sources whose noise is white: each row multiplied by Psi_s^(-1/2) of a d-dimensional noise model.
+
+    Args:
+        sources: connected through shared codes.
+        n_codes: rows of the union vocabulary.
+        dim: d, below every p_s.
+
+    Raises:
+        FitError: the sources share no path of codes, or span fewer than dim dimensions.
+    """
+    views = [compress(source) for source in sources]
+    alignment.check_connected(views, n_codes)
+    start = alignment.filled_svd(views, alignment.align(views, n_codes, dim), dim)
+    model = fit_noise(views, alignment.unit_rows(start))
+    return [
+        Source(view.name, view.codes, whitened(view.scores, precision))
+        for view, precision in zip(views, model.precision, strict=True)
+    ]
 
 
 def whitened(scores: Array, precision: Array) -> Array:
@@ -121,7 +149,7 @@ def _log_likelihood(
     sizes: npt.NDArray[np.int64],
     prior_rows: float | None,
 ) -> float:
-    """log p(X) = sum over rows of (-x' Psi^-1 x + b' V b) / 2 + log|V| / 2 - log|Psi| / 2, and Psi's prior."""
+    """Log p(X) = sum over rows of (-x' Psi^-1 x + b' V b) / 2 + log|V| / 2 - log|Psi| / 2, and Psi's prior."""
     total = float((evidence * mean).sum()) / 2
     total += float((sizes * np.linalg.slogdet(cover)[1]).sum()) / 2
     for view, p, psi in zip(views, precision, noise, strict=True):

@@ -78,12 +78,11 @@ def cluster_pairs(responsibilities: sp.csr_array, graphs: tuple[sp.csr_array, sp
     """Add up pairs by the responsibilities of their two ends."""
     # Dense once it is full: BLAS then beats the sparse product.
     n, n_clusters = responsibilities.shape
-    left = responsibilities.toarray() if responsibilities.nnz > 0.1 * n * n_clusters else responsibilities
-    counts = []
-    for graph in graphs:
-        count = 0.5 * (left.T @ (graph @ left))
-        counts.append(np.asarray(count.toarray() if sp.issparse(count) else count))
-    return ClusterPairs(*counts)
+    if responsibilities.nnz > 0.1 * n * n_clusters:
+        dense = responsibilities.toarray()
+        return ClusterPairs(*(0.5 * (dense.T @ (graph @ dense)) for graph in graphs))
+    left = responsibilities.T.tocsr()
+    return ClusterPairs(*(0.5 * sp.csr_array(left @ graph @ responsibilities).toarray() for graph in graphs))
 
 
 def similarity_value(counts: ClusterPairs, centers: Array, link: tuple[float, float]) -> float:
@@ -117,7 +116,7 @@ def fit_link(counts: ClusterPairs, centers: Array, link: tuple[float, float]) ->
         slope = np.array([residual.sum(), np.sum(residual * cosine)]) - _LINK_RIDGE * theta
         moments = [float(np.sum(weight * cosine**power)) for power in range(3)]
         curvature = np.array([moments[:2], moments[1:]]) + _LINK_RIDGE * np.eye(2)
-        return value, slope, lambda right: np.linalg.solve(curvature, right)
+        return value, slope, lambda right: np.asarray(np.linalg.solve(curvature, right), dtype=np.float64)
 
     a, b = _newton(np.array(link), derivatives)
     return float(a), float(b)

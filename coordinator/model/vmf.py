@@ -11,7 +11,6 @@ analytically. Sources: Mardia and Jupp 2000, chapters 9 and 10; DLMF 10.41 (unif
 from __future__ import annotations
 
 import numpy as np
-from numpy.polynomial.polynomial import polyval
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln, ive
 
@@ -33,11 +32,19 @@ def _debye_polynomials(terms: int) -> tuple[Array, ...]:
     for _ in range(terms):
         last = polynomials[-1]
         polynomials.append(outer * last.deriv() + (inner * last).integ())
-    return tuple(polynomial.coef for polynomial in polynomials[1:])
+    return tuple(np.asarray(polynomial.coef, dtype=np.float64) for polynomial in polynomials[1:])
 
 
-# u_k holds the powers k, k + 2, ..., 3k only: kept as polynomials in p^2 after p^k is taken out.
-_DEBYE = tuple(u[k::2] for k, u in enumerate(_debye_polynomials(_DEBYE_TERMS), start=1))
+_DEBYE = _debye_polynomials(_DEBYE_TERMS)
+
+
+def _debye_series(v: float) -> Array:
+    """Coefficients in p of 1 + sum_k u_k(p) / v^k, lowest power first."""
+    series = np.zeros(3 * _DEBYE_TERMS + 1)
+    series[0] = 1.0
+    for k, u in enumerate(_DEBYE, start=1):
+        series[: len(u)] += u / v**k
+    return series
 
 
 def log_normalizer(dim: int, kappa: ArrayLike) -> Array:
@@ -55,7 +62,7 @@ def log_normalizer(dim: int, kappa: ArrayLike) -> Array:
     """
     k = _checked(dim, kappa)
     v = dim / 2.0 - 1.0
-    return -(v + 1.0) * np.log(2.0 * np.pi) - _log_bessel_over_power(v, k)
+    return np.asarray(-(v + 1.0) * np.log(2.0 * np.pi) - _log_bessel_over_power(v, k))
 
 
 def mean_resultant(dim: int, kappa: ArrayLike) -> Array:
@@ -162,10 +169,7 @@ def _log_bessel_over_power(v: float, k: Array) -> Array:
     """log(I_v(k) / k^v), finite at k = 0."""
     if v >= _UNIFORM_FROM:
         root = np.sqrt(v * v + k * k)
-        p = v / root
-        series = np.ones_like(k)
-        for order, polynomial in enumerate(_DEBYE, start=1):
-            series += (p / v) ** order * polyval(p * p, polynomial)
+        series = _horner(_debye_series(v), v / root)
         return np.asarray(root - v * np.log(v + root) - 0.5 * np.log(2.0 * np.pi * root) + np.log(series))
     # Below this argument the second term of the power series is the last one that counts, and ive / k^v is 0/0.
     small = k < 1e-4
@@ -173,6 +177,14 @@ def _log_bessel_over_power(v: float, k: Array) -> Array:
     large = np.log(ive(v, safe)) + safe - v * np.log(safe)
     power = -v * np.log(2.0) - gammaln(v + 1.0) + np.log1p(k * k / (4.0 * (v + 1.0)))
     return np.where(small, power, large)
+
+
+def _horner(coefficients: Array, x: Array) -> Array:
+    value = np.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        value *= x
+        value += coefficient
+    return value
 
 
 def _amos_inverse(r: float, alpha: float, beta: float) -> float:

@@ -401,7 +401,7 @@ def _review(
     target = min(targets, key=lambda t: (-targets[t], t)) if targets else ""
     if doubt > 0.3:
         reasons.append(
-            f"mean posterior {math.floor(100 * (1 - doubt)) / 100:.2f}"
+            f"mean probability {math.floor(100 * (1 - doubt)) / 100:.2f}"
         )  # never up to the 0.70 it missed
     categories = Counter(str(c) for c in codes.category[rows])
     ordered = sorted(categories.items(), key=lambda item: (-item[1], item[0]))

@@ -147,7 +147,7 @@ def _tip(codes: CodeTable, sites: Sequence[SiteFacts], i: int) -> str:
         safe_text(site.name, 32) for site, has in zip(sites, codes.member[i], strict=True) if has
     )
     code = f"{safe_text(codes.curie[i], 64)} {safe_text(codes.title[i], 90)}".strip()
-    place = "given" if codes.anchored[i] else f"posterior {codes.posterior[i]:.2f}"
+    place = "given" if codes.anchored[i] else f"probability {codes.posterior[i]:.2f}"
     target = f"{safe_text(codes.target[i], 64)} {safe_text(codes.target_title[i], 90)}".strip()
     standard = f"→ {target}" if codes.target[i] else "→ no standard code"
     return f"{code}\n{names} · cluster {codes.cluster[i]}, {place}\n{standard}"
@@ -317,14 +317,14 @@ def posterior_histogram(codes: CodeTable) -> Drawing:
     free = codes.posterior[held][~codes.anchored[held]]
     counts = np.bincount(np.minimum(np.floor(free * 10 + 1e-9), 9).astype(int), minlength=10)
     labels = [f".{k}" for k in range(10)]
-    alt = f"Posteriors of {len(free):,} codes that were not given: " + "; ".join(
+    alt = f"Probabilities of {len(free):,} codes that were not given: " + "; ".join(
         f"{k / 10:.1f} to {(k + 1) / 10:.1f}: {count:,}" for k, count in enumerate(counts)
     )
     nothing = np.zeros_like(counts)
     sure = np.arange(10) / 10 >= SURE
     keys = (Key(f"sure ({SURE:.2f} or more)", "var(--keep)", "bar"), Key("less sure", "var(--lost)", "bar"))
     heights = (np.where(sure, counts, 0), nothing, np.where(sure, 0, counts))
-    return _columns("posterior", heights, labels, ("posterior, from", "codes"), alt=alt, keys=keys)
+    return _columns("posterior", heights, labels, ("probability, from", "codes"), alt=alt, keys=keys)
 
 
 def _columns(

@@ -112,7 +112,7 @@ def _answer(s: Summary) -> str:
     if s.sure is None:
         return text + "."
     placed = f"the {_count(s.n_free, 'code')} that the fit placed" if s.n_anchored else "them"
-    return f"{text}; of {placed}, {share(s.sure)} have a posterior of {SURE:.2f} or more."
+    return f"{text}; of {placed}, {share(s.sure)} have a probability of {SURE:.2f} or more."
 
 
 def _tiles(s: Summary) -> list[_Tile]:
@@ -131,7 +131,7 @@ def _tiles(s: Summary) -> list[_Tile]:
         _Tile(
             "–" if s.sure is None else share(s.sure),
             "of placed codes are sure",
-            f"posterior {SURE:.2f} or more",
+            f"probability {SURE:.2f} or more",
         ),
         _Tile(withheld, "codes withheld by sites", note),
     ]

@@ -63,7 +63,9 @@ def test_cells_below_the_floor_have_no_effect(seed: int, random: Any) -> None:
     code_patients = counts.code_patients.copy()
     below = code_patients < POLICY.min_code_patients
     code_patients[below] = [random.randint(1, POLICY.min_code_patients - 1) for _ in range(below.sum())]
-    other = PairCounts(**{**vars(counts), "events": events_, "pair_patients": support, "code_patients": code_patients})
+    other = PairCounts(
+        **{**vars(counts), "events": events_, "pair_patients": support, "code_patients": code_patients}
+    )
     one, two = suppress(counts, POLICY), suppress(other, POLICY)
     np.testing.assert_array_equal(one.rows, two.rows)
     np.testing.assert_array_equal(one.events.toarray(), two.events.toarray())
@@ -105,13 +107,21 @@ def test_more_dimensions_than_allowed_are_refused() -> None:
     kept = suppress(counts, policy)
     wide = SourceView("cooccurrence", np.arange(len(kept.rows)), np.ones((len(kept.rows), 3), np.float32))
     codes = tuple(f"ICD10CM:{i:02d}" for i in range(60))
-    identity = {"site": "north", "sequence": 1, "previous": "", "agent_version": "0", "agent_digest": "0" * 64}
+    identity = {
+        "site": "north",
+        "sequence": 1,
+        "previous": "",
+        "agent_version": "0",
+        "agent_digest": "0" * 64,
+    }
     with pytest.raises(GateError, match="3 dimensions, 2 are allowed"):
         make_release(kept, (wide,), codes, {}, policy=policy, study=spec, identity=identity)
     foreign = tuple(f"SOUTH:{i:02d}" for i in range(60))
     view = cooccurrence_view(kept, dim=2, shift=1.0, seed=0)
     with pytest.raises(GateError, match="local to site south"):
         make_release(kept, (view,), foreign, {}, policy=policy, study=spec, identity=identity)
-    good = make_release(kept, (view,), codes, {codes[0]: "ICD10CM:X"}, policy=policy, study=spec, identity=identity)
+    good = make_release(
+        kept, (view,), codes, {codes[0]: "ICD10CM:X"}, policy=policy, study=spec, identity=identity
+    )
     assert isinstance(kept.events, sp.csr_array)
     assert good.manifest.codes == tuple(codes[r] for r in kept.rows)

@@ -14,7 +14,9 @@ from tests.synthetic import header, keys, release, study, unit_rows
 
 SITE, HUB = keys("site"), keys("hub")
 CODES = ["ICD10CM:A00", "ICD9CM:001"]
-GOOD = release("north", CODES, unit_rows(np.random.default_rng(0), 2, 2), anchors={"ICD9CM:001": "ICD10CM:A00"})
+GOOD = release(
+    "north", CODES, unit_rows(np.random.default_rng(0), 2, 2), anchors={"ICD9CM:001": "ICD10CM:A00"}
+)
 FIRST = Expected("north", "r1", 0, "", SITE.public().digest)
 
 
@@ -61,7 +63,9 @@ def test_a_gap_in_the_sequence() -> None:
 
 
 def test_another_study() -> None:
-    other = release("north", CODES, unit_rows(np.random.default_rng(0), 2, 2), spec=study(counting={"window_days": 7}))
+    other = release(
+        "north", CODES, unit_rows(np.random.default_rng(0), 2, 2), spec=study(counting={"window_days": 7})
+    )
     with pytest.raises(StudyError, match="another study"):
         verify(other)
 
@@ -99,7 +103,9 @@ def test_an_unknown_code_system() -> None:
 
 
 def test_anchors_name_standard_codes_only() -> None:
-    bad = release("north", CODES, unit_rows(np.random.default_rng(0), 2, 2), anchors={"ICD9CM:001": "ICD9CM:002"})
+    bad = release(
+        "north", CODES, unit_rows(np.random.default_rng(0), 2, 2), anchors={"ICD9CM:001": "ICD9CM:002"}
+    )
     with pytest.raises(ProtocolError, match="anchors a code"):
         verify(bad)
 

@@ -54,7 +54,9 @@ def test_secrets_are_not_printed() -> None:
 
 
 def enrolment() -> Enrolment:
-    return Enrolment(study_digest="0" * 64, site="north", keys=keys("a").public(), node_key="ssh", contact="it")
+    return Enrolment(
+        study_digest="0" * 64, site="north", keys=keys("a").public(), node_key="ssh", contact="it"
+    )
 
 
 def test_signed_message() -> None:
@@ -71,7 +73,9 @@ def test_a_signature_holds_for_one_kind_of_message_only() -> None:
         open_signed(sign_message(enrolment(), keys("a")), Receipt, keys("a").public())
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"[]", b"\xff", b'{"payload": 1, "signature": "x"}', b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"{}", b"[]", b"\xff", b'{"payload": 1, "signature": "x"}', b"[" * 100_000]
+)
 def test_garbage_is_one_protocol_error(data: bytes) -> None:
     with pytest.raises(ProtocolError):
         open_signed(data, Enrolment, keys("a").public())

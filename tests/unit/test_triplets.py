@@ -32,7 +32,12 @@ def csv(folder: Path, text: str) -> Path:
 
 
 def test_csv(tmp_path: Path) -> None:
-    events = read(csv(tmp_path, "patient,date,code\np1,2020-01-02,0010\np2,2020-01-03 10:00:00,E11.9\np1,2020-01-02,0010\n"))
+    events = read(
+        csv(
+            tmp_path,
+            "patient,date,code\np1,2020-01-02,0010\np2,2020-01-03 10:00:00,E11.9\np1,2020-01-02,0010\n",
+        )
+    )
     assert events.codes == ("ICD10CM:0010", "ICD10CM:E11.9")
     assert events.code.tolist() == [0, 1, 0]
     assert events.day.tolist() == [(date(2020, 1, 2) - date(1970, 1, 1)).days] * 1 + [18264, 18263]
@@ -61,7 +66,11 @@ def test_systems_descriptions_and_column_names(tmp_path: Path) -> None:
 
 
 def test_unicode_codes_are_one_code_in_any_form(tmp_path: Path) -> None:
-    events = read(csv(tmp_path, "patient,date,code\n1,2020-01-01,Ähre\n1,2020-01-02, A\u0308hre \n2,2020-01-01,糖尿病\n"))
+    events = read(
+        csv(
+            tmp_path, "patient,date,code\n1,2020-01-01,Ähre\n1,2020-01-02, A\u0308hre \n2,2020-01-01,糖尿病\n"
+        )
+    )
     assert events.codes == ("ICD10CM:Ähre", "ICD10CM:糖尿病")
     assert events.code.tolist() == [0, 0, 1]
 
@@ -71,10 +80,19 @@ def test_unicode_codes_are_one_code_in_any_form(tmp_path: Path) -> None:
     [
         ("", ["is empty"]),
         ("patient,date,code\n", ["header but no rows"]),
-        ("patient,day,code\n1,2020-01-01,x\n", ["no column 'date'", "'patient', 'day', 'code'", "data.columns"]),
-        ("patient,date,code\n1,01/02/2020,x\n", ["1 row", "not a date", "data row 1", "'01/02/2020'", "skip"]),
+        (
+            "patient,day,code\n1,2020-01-01,x\n",
+            ["no column 'date'", "'patient', 'day', 'code'", "data.columns"],
+        ),
+        (
+            "patient,date,code\n1,01/02/2020,x\n",
+            ["1 row", "not a date", "data row 1", "'01/02/2020'", "skip"],
+        ),
         ("patient,date,code\n1,2020-13-01,x\n", ["not a date"]),
-        ("patient,date,code\n1,2020-01-01,x\n1,2030-01-01,x\n", ["date in the future", "data row 2", "2030-01-01"]),
+        (
+            "patient,date,code\n1,2020-01-01,x\n1,2030-01-01,x\n",
+            ["date in the future", "data row 2", "2030-01-01"],
+        ),
         ("patient,date,code\n1,1066-10-14,x\n", ["date before 1900"]),
         ("patient,date,code\n1,2020-01-01,\n1,2020-01-01,NaN\n", ["2 rows", "no code"]),
         ("patient,date,code\n,2020-01-01,x\n", ["no patient"]),
@@ -95,7 +113,11 @@ def test_bad_rows_can_be_skipped_and_are_counted(tmp_path: Path) -> None:
     text = "patient,date,code\n1,2020-01-01,x\n1,soon,x\n1,2020-01-01,nan\n2,2030-01-01,y\n2,2020-01-01,y\n"
     events = read(csv(tmp_path, text), bad_rows="skip")
     assert events.codes == ("ICD10CM:x", "ICD10CM:y")
-    assert events.skipped == {"no code": 1, "not a date (YYYY-MM-DD)": 1, "date in the future (after 2026-01-01)": 1}
+    assert events.skipped == {
+        "no code": 1,
+        "not a date (YYYY-MM-DD)": 1,
+        "date in the future (after 2026-01-01)": 1,
+    }
     with pytest.raises(DataError, match="No row"):
         read(csv(tmp_path, "patient,date,code\n1,soon,x\n"), bad_rows="skip")
 

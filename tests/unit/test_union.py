@@ -12,7 +12,9 @@ from tests.synthetic import release, unit_rows, verified
 
 
 def site(name: str, codes: list[str], anchors: dict[str, str] | None = None) -> VerifiedRelease:
-    return verified(release(name, codes, unit_rows(np.random.default_rng(len(codes)), len(codes), 3), anchors=anchors))
+    return verified(
+        release(name, codes, unit_rows(np.random.default_rng(len(codes)), len(codes), 3), anchors=anchors)
+    )
 
 
 def test_codes_anchors_and_rows() -> None:
@@ -26,7 +28,11 @@ def test_codes_anchors_and_rows() -> None:
     assert row["ICD10CM:A"] == row["ICD9CM:1"] == row["SOUTH:x"]
     assert len({row["ICD10CM:A"], row["ICD10CM:B"], row["ICD9CM:2"], row["SOUTH:y"]}) == union.n_rows == 4
     # Z was released by nobody, but names what y is anchored to.
-    assert union.standard == {row["ICD10CM:A"]: "ICD10CM:A", row["ICD10CM:B"]: "ICD10CM:B", row["SOUTH:y"]: "ICD10CM:Z"}
+    assert union.standard == {
+        row["ICD10CM:A"]: "ICD10CM:A",
+        row["ICD10CM:B"]: "ICD10CM:B",
+        row["SOUTH:y"]: "ICD10CM:Z",
+    }
     held = dict(zip(union.codes, union.holds.tolist(), strict=True))
     assert held["ICD10CM:B"] == [True, True, False]
     assert union.anchored.sum() == 3
@@ -63,7 +69,7 @@ def test_sites_without_a_link_are_named(linked: bool) -> None:
     if linked:
         build_union(releases, standard="ICD10CM")
         return
-    with pytest.raises(FitError, match="links south with the other sites.*anchors.csv"):
+    with pytest.raises(FitError, match=r"links south with the other sites.*anchors\.csv"):
         build_union(releases, standard="ICD10CM")
 
 

@@ -1,0 +1,156 @@
+"""SMILE in two stages: latent factors first, then von Mises-Fisher synonym clusters of their posterior means.
+
+Where most codes are held by one source and clusters have two or three members, the joint fit pulls each code
+towards a mean that the code itself dominates, and its posterior is sure of everything. Here u_i is estimated from
+its own sources alone, clusters are found by average linkage, and a code's membership is judged by the other members:
+
+1. whitened sources x~_i^s = B_s u_i + e, e ~ N(0, I): u_i = (t I + sum_s B_s'B_s)^-1 sum_s B_s'x~_i^s, to unit length;
+2. average-linkage clusters of the u_i by cosine; mu_k their mean directions, kappa as in `fit_concentration`;
+3. P(z_i = k) proportional to vMF(u_i; direction of S_k, kappa_k), with S_k the sum of cluster k's other members and
+   A_d(kappa_k) = A_d(kappa) A_d(kappa |S_k|): the density of a new member when the mean is known from those
+   members only (derived). A cluster without other members has the uniform density.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy.sparse as sp
+
+from coordinator.model import alignment, clusters, vmf
+from coordinator.model.factor import Array, Index, Source, View, compress, patterns
+from coordinator.model.noise import fit_noise, whitened
+from coordinator.model.smile import SmileFit
+
+_SHRINKAGE = 3.0  # t in units of d: how far noisy directions are pulled to zero
+_KEPT = 1e-4  # responsibilities below this are dropped, and the rest normalised again
+_BLOCK = 2_000  # codes whose responsibilities are formed at once
+
+
+def fit_two_stage(
+    sources: Sequence[Source],
+    *,
+    n_codes: int,
+    n_clusters: int,
+    dim: int,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+) -> SmileFit:
+    """Fit SMILE in two stages.
+
+    Args:
+        sources: connected through shared codes.
+        n_codes: n, the size of the union vocabulary.
+        n_clusters: K.
+        dim: d >= 2, below every source's number of columns.
+        seed: of the clustering above 8,000 codes, where it is spherical k-means.
+        progress: told the step and the share done.
+
+    Returns:
+        The fit; `history` is the noise model's log likelihood, `relatedness` is zero.
+
+    Raises:
+        FitError: the sources cannot be aligned.
+
+    Laws: the fit does not depend on the rotation of a source's columns, nor on the order of codes and sources,
+    up to a common rotation.
+    """
+    tell = progress or (lambda _step, _share: None)
+    views = [compress(source) for source in sources]
+    alignment.check_connected(views, n_codes)
+    tell("aligning the sites", 0.1)
+    aligned = alignment.align(views, n_codes, dim)
+    start = alignment.unit_rows(alignment.filled_svd(views, aligned, dim))
+    tell("separating signal from each site's noise", 0.3)
+    noise = fit_noise(views, start)
+    white = [
+        View(v.name, v.codes, whitened(v.scores, p), v.columns)
+        for v, p in zip(views, noise.precision, strict=True)
+    ]
+    embedding, rest = latent_means(white, noise.embedding)
+    tell("grouping synonyms", 0.6)
+    labels = clusters.group(embedding, n_clusters, "average", seed)
+    centers = np.zeros((n_clusters, dim))
+    np.add.at(centers, labels, embedding)
+    centers = alignment.unit_rows(centers)
+    along = float(np.sum(embedding * centers[labels]))
+    kappa = clusters.fit_concentration(along, n_codes, dim, len(np.unique(labels)))
+    tell("judging each code by the others", 0.9)
+    responsibilities, posterior = membership(embedding, labels, n_clusters, kappa)
+    return SmileFit(
+        embedding=embedding,
+        centers=centers,
+        labels=labels,
+        posterior=posterior,
+        kappa=kappa,
+        relatedness=np.zeros((dim, dim)),
+        history=noise.bound,
+        noise=rest,
+        responsibilities=responsibilities,
+        warnings=aligned.warnings,
+    )
+
+
+def latent_means(views: Sequence[View], start: Array) -> tuple[Array, tuple[float, ...]]:
+    """Stage 1: unit rows u_i from whitened views, and the noise variance that is left in each.
+
+    Args:
+        views: sources with white noise.
+        start: (n, d) embedding that the loadings are regressed on.
+    """
+    n, dim = start.shape
+    points = alignment.unit_rows(start)
+    present, which = patterns(views, n)
+    gram = np.zeros((len(present), dim, dim))
+    evidence = np.zeros((n, dim))
+    rest = []
+    for s, view in enumerate(views):
+        own = points[view.codes]
+        loading = np.linalg.lstsq(own, view.scores, rcond=None)[0].T
+        variance = float(np.mean((view.scores - own @ loading.T) ** 2))
+        rest.append(variance)
+        gram += present[:, s][:, None, None] * (loading.T @ loading / variance)
+        evidence[view.codes] += view.scores @ loading / variance
+    cover = np.linalg.inv(gram + _SHRINKAGE * dim * np.eye(dim))
+    means = np.einsum("ne,ned->nd", evidence, cover[which])
+    return alignment.unit_rows(means), tuple(rest)
+
+
+def membership(embedding: Array, labels: Index, n_clusters: int, kappa: float) -> tuple[sp.csr_array, Array]:
+    """Stage 3: responsibilities with a code's own vote taken out, and each code's probability of its own cluster.
+
+    Law: a code's row does not depend on which cluster the code itself was put into, but for the clusters' members.
+    """
+    n, dim = embedding.shape
+    sums = np.zeros((n_clusters, dim))
+    np.add.at(sums, labels, embedding)
+    size = np.bincount(labels, minlength=n_clusters)
+    posterior = np.empty(n)
+    blocks = []
+    for low in range(0, n, _BLOCK):
+        rows = slice(low, min(low + _BLOCK, n))
+        u, own = embedding[rows], labels[rows]
+        dots, length = u @ sums.T, np.broadcast_to(np.linalg.norm(sums, axis=1), (len(u), n_clusters)).copy()
+        index = np.arange(len(u))
+        others = sums[own] - u
+        dots[index, own] = np.sum(u * others, axis=1)
+        length[index, own] = np.where(size[own] > 1, np.linalg.norm(others, axis=1), 0.0)
+        score = _predictive(dim, kappa, dots, length)
+        score = np.exp(score - score.max(axis=1, keepdims=True))
+        score /= score.sum(axis=1, keepdims=True)
+        posterior[rows] = score[index, own]
+        score[score < _KEPT] = 0.0
+        blocks.append(sp.csr_array(score / score.sum(axis=1, keepdims=True)))
+    return sp.csr_array(sp.vstack(blocks, format="csr")), posterior
+
+
+def _predictive(dim: int, kappa: float, dots: Array, length: Array) -> Array:
+    """Log density of a new member given u'S and |S|; uniform where |S| = 0."""
+    distinct, inverse = np.unique(np.round(length, 3), return_inverse=True)
+    resultant = vmf.mean_resultant(dim, np.array([kappa]))[0] * vmf.mean_resultant(dim, kappa * distinct)
+    tight = np.array([vmf.concentration(dim, float(r)) if r > 0 else 0.0 for r in resultant])
+    level = vmf.log_normalizer(dim, np.maximum(tight, 1e-6))
+    inverse = inverse.reshape(length.shape)
+    cosine = dots / np.where(length > 0.0, length, 1.0)
+    return np.asarray(level[inverse] + tight[inverse] * cosine)
