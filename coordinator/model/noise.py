@@ -61,7 +61,7 @@ def fit_noise(
         prior_rows: weight of the prior that Psi_s is a multiple of I, in rows; by default 2 p_s.
         tol: stop when the log likelihood a row gains less than this in a sweep.
 
-    The bound is monitored, not guaranteed: the level of the prior of Psi_s moves with Psi_s.
+    Law: with Psi_s full, the penalised log likelihood does not fall from one sweep to the next.
     """
     n, d = start.shape
     present, which = patterns(views, n)
@@ -70,6 +70,7 @@ def fit_noise(
     cover: Array = np.zeros((len(present), d, d))
     history: list[float] = []
     precision: tuple[Array, ...] = ()
+    levels = np.ones(len(views))
     for sweep in range(sweeps):
         loadings, noise = [], []
         for s, view in enumerate(views):
@@ -78,7 +79,11 @@ def fit_noise(
             second = mean[view.codes].T @ mean[view.codes] + np.tensordot(held, cover, axes=1)
             loading, rest = _regress(view.scores, mean[view.codes], second)
             loadings.append(loading)
-            noise.append(_covariance(rest, len(view.codes), weight, white=sweep < WHITE_SWEEPS))
+            if sweep < WHITE_SWEEPS:
+                levels[s] = max(float(np.trace(rest)) / (len(view.codes) * len(rest)), 1e-10)
+                noise.append(levels[s] * np.eye(len(rest)))
+            else:
+                noise.append(_covariance(rest, len(view.codes), weight, levels[s]))
         precision = tuple(np.asarray(np.linalg.inv(psi), dtype=np.float64) for psi in noise)
         evidence = np.zeros((n, d))
         gram = [b.T @ p @ b for b, p in zip(loadings, precision, strict=True)]
@@ -88,7 +93,9 @@ def fit_noise(
         cover = np.asarray(np.linalg.inv(total), dtype=np.float64)
         for k in range(len(present)):
             mean[which == k] = evidence[which == k] @ cover[k]
-        history.append(_log_likelihood(views, precision, noise, evidence, mean, cover, sizes, prior_rows))
+        history.append(
+            _log_likelihood(views, precision, noise, evidence, mean, cover, sizes, prior_rows, levels)
+        )
         if sweep > WHITE_SWEEPS and history[-1] - history[-2] < tol * n:
             break
     return NoiseModel(mean, precision, tuple(history[WHITE_SWEEPS:]))
@@ -130,13 +137,9 @@ def _regress(scores: Array, mean: Array, second: Array) -> tuple[Array, Array]:
     return loading, (rest + rest.T) / 2
 
 
-def _covariance(rest: Array, rows: int, weight: float, *, white: bool) -> Array:
-    """Posterior mode of Psi under an inverse-Wishart prior around the white covariance of the same trace."""
-    p = len(rest)
-    level = max(float(np.trace(rest)) / (rows * p), 1e-10)
-    if white:
-        return level * np.eye(p)
-    return np.asarray((rest + weight * level * np.eye(p)) / (rows + weight))
+def _covariance(rest: Array, rows: int, weight: float, level: float) -> Array:
+    """Posterior mode of Psi under an inverse-Wishart prior worth `weight` rows around level I."""
+    return np.asarray((rest + weight * level * np.eye(len(rest))) / (rows + weight))
 
 
 def _log_likelihood(
@@ -148,14 +151,14 @@ def _log_likelihood(
     cover: Array,
     sizes: npt.NDArray[np.int64],
     prior_rows: float | None,
+    levels: Array,
 ) -> float:
     """Log p(X) = sum over rows of (-x' Psi^-1 x + b' V b) / 2 + log|V| / 2 - log|Psi| / 2, and Psi's prior."""
     total = float((evidence * mean).sum()) / 2
     total += float((sizes * np.linalg.slogdet(cover)[1]).sum()) / 2
-    for view, p, psi in zip(views, precision, noise, strict=True):
+    for view, p, psi, level in zip(views, precision, noise, levels, strict=True):
         weight = view.scores.shape[1] * 2.0 if prior_rows is None else prior_rows
         logdet = float(np.linalg.slogdet(psi)[1])
         total -= float(((view.scores @ p) * view.scores).sum()) / 2 + len(view.codes) * logdet / 2
-        level = float(np.trace(psi)) / len(psi)
         total -= weight * (logdet + level * float(np.trace(p))) / 2
     return total
