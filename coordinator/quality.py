@@ -141,7 +141,7 @@ def _chance(labels: npt.NDArray[np.int64], task: _Task, seed: int) -> QualityRow
     return QualityRow(
         method="chance",
         n_scored=len(task.rows),
-        ami=float(np.mean(draws)),
+        ami=max(float(np.mean(draws)), 0.0),
         hits1=expected[1],
         hits5=expected[5],
     )

@@ -11,6 +11,7 @@ from sklearn.manifold import TSNE
 
 from coordinator.edition import Edition
 from coordinator.harmonize import Harmonized
+from coordinator.mapping import Mapping
 from coordinator.report.data import CodeTable, FitFacts, Floors, ReportData, SiteFacts, SiteRelease
 from coordinator.report.page import render
 from protocol.canonical import fingerprint
@@ -45,7 +46,7 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
         curie=np.array([r.code for r in rows], dtype=object),
         title=text,
         member=member,
-        category=np.array([chapter(r.standard_code or r.code) for r in rows], dtype=object),
+        category=np.array([_category(study, r) for r in rows], dtype=object),
         cluster=np.array([r.cluster for r in rows], dtype=np.int64),
         posterior=np.clip([r.probability for r in rows], 0.0, 1.0),
         xy=xy,
@@ -74,6 +75,13 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
         quality=edition.quality,
         map_method=method,
     )
+
+
+def _category(study: StudySpec, row: Mapping) -> str:
+    """The chapter of the standard code, or of the code itself where its system is public."""
+    if not row.standard_code and study.system(row.code.partition(":")[0]).local_to is not None:
+        return "no standard code"
+    return chapter(row.standard_code or row.code)
 
 
 def _uncalibrated(harmonized: Harmonized) -> tuple[str, ...]:

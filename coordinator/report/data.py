@@ -126,7 +126,7 @@ class CodeTable:
             knowledge holds: it can be a target, and is not counted among the mapped codes.
         category: (n,) groups for colour and coverage, such as chapter names, the same for every code system.
         cluster: (n,) int >= 0.
-        posterior: (n,) in 0..1, of the code's own cluster.
+        posterior: (n,) in 0..1, the probability that the code's standard code is right.
         xy: (n, 2) place on the map.
         anchored: (n,) bool, the code's cluster was given before the fit.
         target: (n,) preferred standard code of the cluster; "" where it has none.
@@ -296,7 +296,7 @@ class Summary:
         n_with_target: codes whose cluster has a standard code.
         n_anchored: codes whose cluster was given.
         n_free: codes that the fit placed, so all but the anchored.
-        sure: share of the free codes with a posterior of `SURE` or more; `None` without free codes.
+        expected: mean probability of the free codes; `None` without free codes.
         n_withheld: codes withheld under the patient floor, summed over the sites that said so.
     """
 
@@ -308,7 +308,7 @@ class Summary:
     n_with_target: int
     n_anchored: int
     n_free: int
-    sure: float | None
+    expected: float | None
     n_withheld: int | None
 
 
@@ -330,7 +330,7 @@ def summarise(data: ReportData) -> Summary:
         n_with_target=int((codes.target[held] != "").sum()),
         n_anchored=len(held) - len(free),
         n_free=len(free),
-        sure=float((codes.posterior[free] >= SURE).mean()) if len(free) else None,
+        expected=float(codes.posterior[free].mean()) if len(free) else None,
         n_withheld=sum(stated) if stated else None,
     )
 

@@ -38,7 +38,9 @@ def render(data: ReportData) -> str:
             absent=[site for site in data.sites if site.release is None],
             rows=[_site_row(site) for site in data.sites],
             sum_notes=[
-                site.name for site in data.sites if site.release is not None and not _adds_up(site.release)
+                site.name
+                for site in data.sites
+                if site.release is not None and not _adds_up(site.release, data.floors.margin_rounding)
             ],
             quality_rows=_quality_rows(data.quality.rows) if data.quality is not None else [],
             warnings=data.fit.warnings[:_MOST_WARNINGS],
@@ -109,10 +111,10 @@ def _answer(s: Summary) -> str:
     """The report in one sentence."""
     text = f"{_count(s.n_codes, 'code')} of {_count(s.n_sites, 'site')} "
     text += f"{'was' if s.n_codes == 1 else 'were'} mapped into {_count(s.n_clusters, 'cluster')}"
-    if s.sure is None:
+    if s.expected is None:
         return text + "."
     placed = f"the {_count(s.n_free, 'code')} that the fit placed" if s.n_anchored else "them"
-    return f"{text}; of {placed}, {share(s.sure)} have a probability of {SURE:.2f} or more."
+    return f"{text}; of {placed}, {share(s.expected)} are expected to be right."
 
 
 def _tiles(s: Summary) -> list[_Tile]:
@@ -129,9 +131,9 @@ def _tiles(s: Summary) -> list[_Tile]:
             f"{_number(s.n_with_target)} codes",
         ),
         _Tile(
-            "–" if s.sure is None else share(s.sure),
-            "of placed codes are sure",
-            f"probability {SURE:.2f} or more",
+            "–" if s.expected is None else share(s.expected),
+            "of placed codes expected right",
+            "their mean probability",
         ),
         _Tile(withheld, "codes withheld by sites", note),
     ]
@@ -171,11 +173,11 @@ def _withheld(column: str, value: int | None) -> _Cell:
     return _Cell(column, _number(value), "withheld") if value else _Cell(column, "none", "nothing")
 
 
-def _adds_up(r: SiteRelease) -> bool:
+def _adds_up(r: SiteRelease, rounding: int) -> bool:
     """Whether the codes released, withheld and lost are the codes seen, as far as the site stated them."""
     parts = (r.codes_released, r.codes_suppressed, r.codes_without_pairs)
     stated = [part for part in parts if part is not None]
-    return r.codes_seen is None or len(stated) < len(parts) or sum(stated) == r.codes_seen
+    return r.codes_seen is None or len(stated) < len(parts) or abs(sum(stated) - r.codes_seen) <= 2 * rounding
 
 
 def _quality_rows(rows: tuple[QualityRow, ...]) -> list[_QualityLine]:

@@ -251,7 +251,7 @@ def test_answer_comes_first(page):
     summary = summarise(data)
     assert (
         f"60 codes of 3 sites were mapped into {summary.n_clusters} clusters; of the {summary.n_free} codes that "
-        f"the fit placed, {share(summary.sure)} have a posterior of 0.90 or more."
+        f"the fit placed, {share(summary.expected)} are expected to be right."
     ) in page.text
     assert "0.610 ± 0.010" in page.text
     assert "Quality is not known here" not in page.text
@@ -308,7 +308,7 @@ def test_withheld_is_neither_zero_nor_unknown():
 
 
 def test_site_numbers_that_do_not_add_up_are_said():
-    odd = dataclasses.replace(report().sites[0], release=dataclasses.replace(RELEASE, codes_seen=99))
+    odd = dataclasses.replace(report().sites[0], release=dataclasses.replace(RELEASE, codes_seen=999))
     assert "do not add up" in render(report(sites=(odd, *report().sites[1:])))
     assert "do not add up" not in render(report())
 
@@ -406,7 +406,7 @@ def test_review_order_reasons_and_score():
     assert doubtful.score == pytest.approx(np.log2(4) * (2 * 0.7 + 0.5 / 9))
     assert spans.score == pytest.approx(np.log2(4) * (2 * 0.05 + 2 / 3 + 0.5 / 9 + 1))
     assert crowded.score == pytest.approx(np.log2(11) * 0.5)
-    assert doubtful.reasons == ("mean posterior 0.30",)
+    assert doubtful.reasons == ("mean probability 0.30",)
     assert spans.reasons == ("spans 3 categories (A 1; B 1; C 1)", "no standard code")
     assert crowded.reasons == ("10 codes of one site (north)",)
     assert (spans.target, doubtful.target, doubtful.target_title) == ("", "t:1", "title")
