@@ -252,6 +252,8 @@ def fit(name: RoundArgument, home: HomeOption = HERE, json: JsonOption = False) 
         save_fit(hub.round_folder(name) / "fit.safetensors", result, releases)
     if store.round(name).state == "open":
         store.set_round_state(name, "fitted")
+    learnt = result.calibration
+    found_again = f"{learnt.right:.0%} of {learnt.n}" if learnt.n else "too few to hide"
     facts: dict[str, Any] = {
         "round": name,
         "codes": len(result.union.codes),
@@ -260,8 +262,8 @@ def fit(name: RoundArgument, home: HomeOption = HERE, json: JsonOption = False) 
         "dim": int(result.fit.embedding.shape[1]),
         "kappa": round(float(result.fit.kappa), 2),
         "method": hub.study.fit.method,
-        "hidden anchors found again": f"{result.calibration.right:.0%} of {result.calibration.n}",
-        "warnings": [*result.union.warnings, *result.fit.warnings],
+        "hidden anchors found again": found_again,
+        "warnings": list(result.warnings),
     }
     if json:
         print_json(facts)

@@ -35,6 +35,12 @@ class Harmonized:
     calibration: Calibration
     n_clusters: int
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader of the result should know, in sentences."""
+        few = "There were too few anchors to learn how often a mapping is right: each probability is 0.5"
+        return (*self.union.warnings, *self.fit.warnings, *(() if self.calibration.n else (few,)))
+
 
 def fit_dim(releases: Sequence[VerifiedRelease], study: StudySpec) -> int:
     """The study's latent dimension, or three fifths of the smallest dimension that a site released.

@@ -62,8 +62,9 @@ def compare(
 
     Scored are codes that no anchor touches: an anchored code, and the standard
     code that it is anchored to, share a row of the fit from the start. All
-    methods see the same aligned data, the same dimension and the same number of
-    clusters. Standard errors are over codes, from random halves.
+    methods see the same releases and the same number of clusters; the SVD keeps
+    every dimension of the smallest site, which suits it better than fewer.
+    Standard errors are over codes, from random halves.
     """
     union, fit = harmonized.union, harmonized.fit
     task = _task(harmonized, truth, standard)

@@ -10,7 +10,6 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from coordinator.edition import Edition
-from coordinator.harmonize import Harmonized
 from coordinator.mapping import Mapping
 from coordinator.report.data import CodeTable, FitFacts, Floors, ReportData, SiteFacts, SiteRelease
 from coordinator.report.page import render
@@ -67,7 +66,7 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
             n_clusters=harmonized.n_clusters,
             kappa=fit.kappa,
             iterations=len(fit.history),
-            warnings=(*union.warnings, *fit.warnings, *_uncalibrated(harmonized)),
+            warnings=harmonized.warnings,
             history=np.asarray(fit.history),
         ),
         sites=sites,
@@ -82,12 +81,6 @@ def _category(study: StudySpec, row: Mapping) -> str:
     if not row.standard_code and study.system(row.code.partition(":")[0]).local_to is not None:
         return "no standard code"
     return chapter(row.standard_code or row.code)
-
-
-def _uncalibrated(harmonized: Harmonized) -> tuple[str, ...]:
-    if harmonized.calibration.n:
-        return ()
-    return ("There were too few anchors to learn how often a mapping is right: each probability is 0.5",)
 
 
 def _site_facts(study: StudySpec, summary: SiteSummary, release: VerifiedRelease | None) -> SiteFacts:

@@ -98,6 +98,7 @@ def accepted_releases(home: Home, store: Store, name: str) -> list[VerifiedRelea
     Raises:
         RoundError: there are fewer than the study's minimum.
     """
+    store.round(name)
     accepted = [s for s in store.submissions(name) if s.state == "accepted"]
     needed = home.study.minimum_sites
     if len(accepted) < needed:

@@ -111,9 +111,9 @@ class Home:
         Raises:
             StudyError: it is not, or this site is not in it.
         """
-        path = self.folder / "study.toml"
+        site, path = self.config.site, self.folder / "study.toml"
         study = load_study(path)
-        if self.config.site not in study.sites:
+        if site not in study.sites:
             raise StudyError(
                 f"Site {self.config.site!r} is not in the study {path}",
                 why=f"it lists {', '.join(study.sites)}",

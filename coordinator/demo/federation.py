@@ -166,17 +166,12 @@ def _show(demo: Demo, previews: dict[str, Any], published: dict[str, Any]) -> No
         codes = f"{s['codes_released'] / max(s['codes_seen'], 1):.0%}"
         numbers = [s["patients"], s["codes_seen"], s["codes_released"], codes, f"{s['mass_kept']:.0%}"]
         rows.append([name, *numbers, len(manifest["anchors"]), preview["bytes"]])
-    columns = [
-        "site",
-        "patients",
-        "codes seen",
-        "released",
-        "codes kept",
-        "co-occurrences kept",
-        "anchors",
-        "bytes",
-    ]
-    table("What left each hospital (counts are rounded)", columns, rows)
+    columns = ["site", "patients", "seen", "released", "codes kept", "mass kept", "anchors", "bytes"]
+    table(
+        "What left each hospital: codes, and the share of co-occurrence mass (counts are rounded)",
+        columns,
+        rows,
+    )
     from coordinator.cli import show_quality  # noqa: PLC0415 - the command line imports this module
 
     if published["quality"]:

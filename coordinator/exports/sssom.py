@@ -30,7 +30,7 @@ def write_sssom(path: Path, mappings: MappingSet, edition: Edition) -> None:
 
     An anchor that a site gave is an exact match by manual curation, confidence
     1; a mapping that the fit found is a close match by semantic similarity whose
-    confidence is the cluster's posterior.
+    confidence is the calibrated probability.
     """
     study, created = edition.study, edition.created.date()
     metadata = sssom.MappingSet(

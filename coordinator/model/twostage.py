@@ -75,7 +75,9 @@ def fit_two_stage(
     np.add.at(centers, labels, embedding)
     centers = alignment.unit_rows(centers)
     along = float(np.sum(embedding * centers[labels]))
-    kappa = clusters.fit_concentration(along, n_codes, dim, len(np.unique(labels)))
+    # With a cluster for nearly every code, nothing is left to learn the concentration from.
+    means = min(len(np.unique(labels)), clusters.MOST_MEANS * n_codes)
+    kappa = clusters.fit_concentration(along, n_codes, dim, means)
     tell("judging each code by the others", 0.9)
     responsibilities, posterior = membership(embedding, labels, n_clusters, kappa)
     return SmileFit(

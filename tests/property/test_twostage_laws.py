@@ -88,6 +88,13 @@ def test_better_than_svd_and_k_means_where_noise_has_directions() -> None:
     assert (mean > 2 * error).all()
 
 
+def test_a_cluster_for_every_code() -> None:
+    sources, _, _ = simulated(0)
+    found = fit_two_stage(sources, n_codes=N, n_clusters=N, dim=DIM)
+    assert len(set(found.labels.tolist())) == N
+    assert np.isfinite(found.kappa)
+
+
 def test_a_code_has_no_say_in_its_own_membership() -> None:
     """A code that was put beside one stranger is judged by the stranger, not by a mean that is half itself."""
     rng = np.random.default_rng(0)

@@ -348,7 +348,9 @@ def _small_release(folder: Path) -> None:
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     codes = ["ICD10CM:E11.9", "ICD10CM:I10", "SOUTH:D-0042"]
     write_index(release, codes, vectors)
-    rows = tuple(Mapping(c, ("north",), i, 0.95, False, codes[0], 0.5, (), ()) for i, c in enumerate(codes))
+    rows = tuple(
+        Mapping(c, ("north",), i, 0.9, 0.95, False, False, codes[0], 0.5, (), ()) for i, c in enumerate(codes)
+    )
     pq.write_table(clusters_table(MappingSet(rows, vectors)), release / "clusters.parquet")
     manifest = PublishedManifest(
         study={},

@@ -273,7 +273,7 @@ def test_accessible_structure(page):
 def test_unknown_quality_is_said():
     text = Page(render(report(quality=None))).text
     assert "Quality is not known here" in text
-    assert "coordinator evaluate" in text
+    assert "coordinator publish --truth" in text
 
 
 def test_refused_site_has_reason_and_no_zero():
