@@ -31,6 +31,8 @@ HomeOption = Annotated[
     Path, typer.Option("--home", envvar="SMILE_COORDINATOR_HOME", help="The coordinator's home folder.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+WaitOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for the sites at most.")]
+PollOption = Annotated[float, typer.Option(min=0.2, help="Seconds between two looks at the sites.")]
 RoundArgument = Annotated[str, typer.Argument(help="The round's name.")]
 HERE = Path()
 
@@ -182,8 +184,8 @@ def round_open(
 def round_collect(
     name: RoundArgument,
     home: HomeOption = HERE,
-    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the sites at most.")] = 3600.0,
-    poll: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks at the sites.")] = 5.0,
+    wait: WaitOption = 3600.0,
+    poll: PollOption = 5.0,
     json: JsonOption = False,
 ) -> None:
     """Fetch the sealed releases of sites that have approved; verify each before it is accepted."""
@@ -199,8 +201,8 @@ def round_collect(
 def round_deliver(
     name: RoundArgument,
     home: HomeOption = HERE,
-    wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for the sites at most.")] = 3600.0,
-    poll: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks at the sites.")] = 5.0,
+    wait: WaitOption = 3600.0,
+    poll: PollOption = 5.0,
     json: JsonOption = False,
 ) -> None:
     """Send each site its sealed copy of the round's published version, and collect receipts."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from protocol.errors import UsageError
+from protocol.configfile import read_config
 from protocol.keys import PrivateKeys
-from protocol.study import StudySpec, load_study, validation_reasons
+from protocol.study import StudySpec, load_study
 
 
 class CoordinatorConfig(BaseModel):
@@ -51,19 +50,12 @@ class Home:
         Raises:
             UsageError: missing or wrong.
         """
-        path = self.folder / "coordinator.toml"
-        try:
-            return CoordinatorConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise UsageError(
-                f"{self.folder} is not a coordinator's home folder",
-                why="it has no coordinator.toml",
-                do="Run coordinator init, or name the right folder with --home",
-            ) from None
-        except ValidationError as error:
-            raise UsageError(f"{path} is not valid", why=validation_reasons(error)) from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read", why=str(error)) from None
+        return read_config(
+            self.folder / "coordinator.toml",
+            CoordinatorConfig,
+            whose="a coordinator's",
+            made_by="coordinator init",
+        )
 
     @cached_property
     def study(self) -> StudySpec:

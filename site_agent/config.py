@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from protocol.configfile import read_config
 from protocol.errors import StudyError, UsageError
 from protocol.keys import PrivateKeys
 from protocol.messages import HexDigest, Invitation, Policy
 from protocol.signed import parse
-from protocol.study import Identifier, Prefix, StudySpec, load_study, validation_reasons
+from protocol.study import Identifier, Prefix, StudySpec, load_study
 
 
 class _Section(BaseModel):
@@ -90,19 +90,7 @@ class Home:
         Raises:
             UsageError: it is missing or wrong; every wrong field is named.
         """
-        path = self.folder / "site.toml"
-        try:
-            return SiteConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            raise UsageError(
-                f"{self.folder} is not a site's home folder",
-                why="it has no site.toml",
-                do="Run site-agent init, or name the right folder with --home",
-            ) from None
-        except ValidationError as error:
-            raise UsageError(f"{path} is not valid", why=validation_reasons(error)) from None
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path} cannot be read", why=str(error)) from None
+        return read_config(self.folder / "site.toml", SiteConfig, whose="a site's", made_by="site-agent init")
 
     @cached_property
     def study(self) -> StudySpec:

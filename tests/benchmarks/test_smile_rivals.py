@@ -17,7 +17,7 @@ from coordinator.model import clusters, fit_smile
 from coordinator.model.rivals import svd_embedding, svd_kmeans, svd_linkage
 from tests.simulation import Simulation, simulate_paper, simulate_sites
 
-SEEDS = int(os.environ.get("SMILE_BENCH_SEEDS", "5"))
+SEEDS = int(os.environ.get("SMILE_BENCH_SEEDS", "3"))
 DENSE = {"positive": 0.025, "negative": 0.035}
 SPARSE = {"positive": 0.002, "negative": 0.003}
 Scores = dict[str, list[list[float]]]
