@@ -215,7 +215,7 @@ def test_a_site_that_has_not_answered_is_not_lost(make: Callable[..., Federation
         "refused": "refused",
     }
     assert federation.actions("offline") == []
-    assert federation.desk.progress("waiting").detail == "the board meets on Monday The deadline passed."
+    assert federation.desk.progress("waiting").detail == "the board meets on Monday. The deadline passed."
     assert federation.desk.progress("refused").detail == "too few patients"
 
 
