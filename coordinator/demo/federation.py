@@ -186,7 +186,8 @@ def _show(demo: Demo, previews: dict[str, Any], published: dict[str, Any]) -> No
         (demo.site(first) / "ledger.jsonl", f"what left {first}, line by line"),
     ):
         out.print(f"  {path}  [dim]{what}[/]")
-    out.print(f"Try: site-agent search {demo.inputs.example} -k 5 --home {demo.site(first)}")
+    program = scripts_folder() / "site-agent"
+    out.print(f"Try: {program} search {demo.inputs.example} -k 5 --home {demo.site(first)}", markup=False)
 
 
 def _in_parallel(call: Any, names: Sequence[str]) -> list[Any]:
