@@ -61,19 +61,17 @@ def publish(home: Home, store: Store, edition: Edition) -> Path:
         if home.study.publish_local_codes == "own-site":
             audiences += [r.manifest.site for r in edition.releases]
         manifests = {a: _write(work / a, edition, a, home.keys) for a in audiences}
+        (work / CONSORTIUM).rename(target)
         if len(audiences) > 1:
-            (work / CONSORTIUM).rename(target)
             work.rename(_site_copies(target))
-        else:
-            (work / CONSORTIUM).rename(target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    enrolled = {s.name: s for s in store.sites()}
     for release in edition.releases:
         site = release.manifest.site
         audience = site if site in manifests else CONSORTIUM
         folder = _site_copies(target) / site if site in manifests else target
-        enrolled = next(s for s in store.sites() if s.name == site)
-        _seal_bundle(home, enrolled, folder, manifests[audience])
+        _seal_bundle(home, enrolled[site], folder, manifests[audience])
     store.record_published(edition.version, edition.round, manifests[CONSORTIUM].digest)
     return target
 

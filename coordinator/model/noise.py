@@ -71,10 +71,10 @@ def fit_noise(
     history: list[float] = []
     precision: tuple[Array, ...] = ()
     levels = np.ones(len(views))
+    weights = [2.0 * view.scores.shape[1] if prior_rows is None else prior_rows for view in views]
     for sweep in range(sweeps):
         loadings, noise = [], []
         for s, view in enumerate(views):
-            weight = view.scores.shape[1] * 2.0 if prior_rows is None else prior_rows
             held = (sizes * present[:, s]).astype(np.float64)
             second = mean[view.codes].T @ mean[view.codes] + np.tensordot(held, cover, axes=1)
             loading, rest = _regress(view.scores, mean[view.codes], second)
@@ -83,7 +83,7 @@ def fit_noise(
                 levels[s] = max(float(np.trace(rest)) / (len(view.codes) * len(rest)), 1e-10)
                 noise.append(levels[s] * np.eye(len(rest)))
             else:
-                noise.append(_covariance(rest, len(view.codes), weight, levels[s]))
+                noise.append(_covariance(rest, len(view.codes), weights[s], levels[s]))
         precision = tuple(np.asarray(np.linalg.inv(psi), dtype=np.float64) for psi in noise)
         evidence = np.zeros((n, d))
         gram = [b.T @ p @ b for b, p in zip(loadings, precision, strict=True)]
@@ -94,7 +94,7 @@ def fit_noise(
         for k in range(len(present)):
             mean[which == k] = evidence[which == k] @ cover[k]
         history.append(
-            _log_likelihood(views, precision, noise, evidence, mean, cover, sizes, prior_rows, levels)
+            _log_likelihood(views, precision, noise, evidence, mean, cover, sizes, weights, levels)
         )
         if sweep > WHITE_SWEEPS and history[-1] - history[-2] < tol * n:
             break
@@ -150,14 +150,13 @@ def _log_likelihood(
     mean: Array,
     cover: Array,
     sizes: npt.NDArray[np.int64],
-    prior_rows: float | None,
+    weights: Sequence[float],
     levels: Array,
 ) -> float:
     """Log p(X) = sum over rows of (-x' Psi^-1 x + b' V b) / 2 + log|V| / 2 - log|Psi| / 2, and Psi's prior."""
     total = float((evidence * mean).sum()) / 2
     total += float((sizes * np.linalg.slogdet(cover)[1]).sum()) / 2
-    for view, p, psi, level in zip(views, precision, noise, levels, strict=True):
-        weight = view.scores.shape[1] * 2.0 if prior_rows is None else prior_rows
+    for view, p, psi, weight, level in zip(views, precision, noise, weights, levels, strict=True):
         logdet = float(np.linalg.slogdet(psi)[1])
         total -= float(((view.scores @ p) * view.scores).sum()) / 2 + len(view.codes) * logdet / 2
         total -= weight * (logdet + level * float(np.trace(p))) / 2

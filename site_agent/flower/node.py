@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import secrets
 import sys
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,20 +154,6 @@ class Node:
             *(word for sha256 in config.allowed_bundles for word in ("--allow-bundle", sha256)),
         )
         return Program("runner", argv, config.work, self._environment("flower-runner"))
-
-
-def run_node(config: NodeConfig, stop: threading.Event) -> None:
-    """Keep the connection up until `stop` is set.
-
-    Raises:
-        UsageError, KeyFileError, RoundError: as `Node.start`.
-    """
-    node = Node(config)
-    node.start()
-    try:
-        stop.wait()
-    finally:
-        node.stop()
 
 
 def new_node_key(private_path: Path) -> str:
