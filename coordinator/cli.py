@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coordinator import rounds, setup
+from coordinator import cli_research, rounds, setup
 from coordinator.config import Home
 from coordinator.exports import FORMATS, export_release
 from coordinator.store import Store
@@ -380,6 +380,14 @@ def demo(
             )
         shutil.rmtree(output)
     run_demo(output, sites=sites, patients=patients, seed=seed, data=data, as_json=json)
+
+
+app.command(epilog="Example: coordinator simulate --output simulation --settings 1,2,3,4 --jobs 2")(
+    cli_research.simulate
+)
+app.command(epilog="Example: coordinator evaluate releases/v1 --truth truth.csv --output scores")(
+    cli_research.evaluate
+)
 
 
 def _transport(

@@ -10,15 +10,24 @@ analytically. Sources: Mardia and Jupp 2000, chapters 9 and 10; DLMF 10.41 (unif
 
 from __future__ import annotations
 
+import math
+import sys
+from typing import TYPE_CHECKING, Any, TypeVar
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln, ive
+
+if TYPE_CHECKING:
+    import torch
+
+    Real = TypeVar("Real", NDArray[np.float64], torch.Tensor)
 
 Array = NDArray[np.float64]
 
-_UNIFORM_FROM = 10.0  # the order v from which six Debye terms leave 1e-9 at every argument
-_DEBYE_TERMS = 6
-_FRACTION_TERMS = 32
+_UNIFORM_FROM = 16.0  # the order v from which eight Debye terms leave 1e-12 at every argument
+_DEBYE_TERMS = 8
+_FRACTION_UP_TO = 40.0  # order at which the continued fraction of A_d is started at the latest
+_FEWEST_FRACTION_TERMS = 8
 
 
 def _debye_polynomials(terms: int) -> tuple[Array, ...]:
@@ -38,13 +47,13 @@ def _debye_polynomials(terms: int) -> tuple[Array, ...]:
 _DEBYE = _debye_polynomials(_DEBYE_TERMS)
 
 
-def _debye_series(v: float) -> Array:
+def _debye_series(v: float) -> list[float]:
     """Coefficients in p of 1 + sum_k u_k(p) / v^k, lowest power first."""
     series = np.zeros(3 * _DEBYE_TERMS + 1)
     series[0] = 1.0
     for k, u in enumerate(_DEBYE, start=1):
         series[: len(u)] += u / v**k
-    return series
+    return [float(c) for c in series]
 
 
 def log_normalizer(dim: int, kappa: ArrayLike) -> Array:
@@ -60,17 +69,11 @@ def log_normalizer(dim: int, kappa: ArrayLike) -> Array:
     Raises:
         ValueError: dim < 2 or a negative concentration.
     """
-    k = _checked(dim, kappa)
-    v = dim / 2.0 - 1.0
-    return np.asarray(-(v + 1.0) * np.log(2.0 * np.pi) - _log_bessel_over_power(v, k))
+    return log_normalizer_of(dim, _checked(dim, kappa))
 
 
 def mean_resultant(dim: int, kappa: ArrayLike) -> Array:
     """A_d(kappa) = I_(d/2)(kappa) / I_(d/2-1)(kappa), the length of E[u], in [0, 1).
-
-    The continued fraction rho_v = 1 / (2(v+1)/kappa + rho_(v+1)) is run backwards; each step shrinks the
-    error of the tail, which starts from the expansion of the ratio's Riccati equation
-    rho' = 1 - rho^2 - (2v+1) rho / kappa for large order or argument.
 
     Args:
         dim: d >= 2.
@@ -79,20 +82,57 @@ def mean_resultant(dim: int, kappa: ArrayLike) -> Array:
     Raises:
         ValueError: dim < 2 or a negative concentration.
     """
-    k = _checked(dim, kappa)
+    return mean_resultant_of(dim, _checked(dim, kappa))
+
+
+def log_normalizer_of(dim: int, k: Real) -> Real:
+    """`log_normalizer` of a float64 numpy array or torch tensor, unchecked, on whatever device it lies.
+
+    At low orders log(I_v(k) / k^v) comes from the order v + m by log I_(v+j) - log I_(v+j+1) = -log rho_(v+j),
+    since the uniform expansion is exact enough only at high orders.
+    """
     v = dim / 2.0 - 1.0
-    half = v + _FRACTION_TERMS + 0.5
-    square = half * half + k * k
-    root = np.sqrt(square)
-    leading = k / (half + root)
+    order = v + max(0, math.ceil(_UNIFORM_FROM - v))
+    root = (order * order + k * k) ** 0.5
+    series = _horner(_debye_series(order), order / root)
+    xp = _namespace(k)
+    # log(I_order(k) / k^order), finite at k = 0
+    value = root - order * xp.log(order + root) + xp.log(series / (2.0 * math.pi * root) ** 0.5)
+    if order > v:
+        reduced = _reduced_ratio(order, k)
+        while order > v:
+            order -= 1.0
+            reduced = 1.0 / (2.0 * (order + 1.0) + k * k * reduced)
+            value = value - xp.log(reduced)
+    result: Real = -(v + 1.0) * math.log(2.0 * math.pi) - value
+    return result
+
+
+def mean_resultant_of(dim: int, k: Real) -> Real:
+    """`mean_resultant` of a float64 numpy array or torch tensor, unchecked, on whatever device it lies."""
+    result: Real = k * _reduced_ratio(dim / 2.0 - 1.0, k)
+    return result
+
+
+def _reduced_ratio(v: float, k: Real) -> Real:
+    """I_(v+1)(k) / (k I_v(k)), finite at k = 0.
+
+    The continued fraction rho_v = 1 / (2(v+1)/k + rho_(v+1)) is run backwards; each step shrinks the
+    error of the tail, which starts from the expansion of the ratio's Riccati equation
+    rho' = 1 - rho^2 - (2v+1) rho / k for large order or argument.
+    """
+    terms = max(_FEWEST_FRACTION_TERMS, math.ceil(_FRACTION_UP_TO - v))
+    half = v + terms + 0.5
+    k2 = k * k
+    square = k2 + half * half
+    root = square**0.5
+    leading = 1.0 / (root + half)  # times k
     first = -0.5 * half / square
-    second = (
-        -0.5 / root * (k * leading * first**2 - 0.5 * half * (half / root - 2.0 * k * k / square) / square)
-    )
+    second = -0.5 / root * (k2 * leading * first**2 - 0.5 * half * (half / root - 2.0 * k2 / square) / square)
     ratio = leading * (1.0 + first + second)
-    for order in range(_FRACTION_TERMS - 1, -1, -1):
-        ratio = k / (2.0 * (v + order + 1.0) + k * ratio)
-    return np.asarray(ratio)
+    for order in range(terms - 1, -1, -1):
+        ratio = 1.0 / (k2 * ratio + 2.0 * (v + order + 1.0))
+    return ratio
 
 
 def concentration(dim: int, resultant: float) -> float:
@@ -165,26 +205,16 @@ def _checked(dim: int, kappa: ArrayLike) -> Array:
     return k
 
 
-def _log_bessel_over_power(v: float, k: Array) -> Array:
-    """log(I_v(k) / k^v), finite at k = 0."""
-    if v >= _UNIFORM_FROM:
-        root = np.sqrt(v * v + k * k)
-        series = _horner(_debye_series(v), v / root)
-        return np.asarray(root - v * np.log(v + root) - 0.5 * np.log(2.0 * np.pi * root) + np.log(series))
-    # Below this argument the second term of the power series is the last one that counts, and ive / k^v is 0/0.
-    small = k < 1e-4
-    safe = np.where(small, 1.0, k)
-    large = np.log(ive(v, safe)) + safe - v * np.log(safe)
-    power = -v * np.log(2.0) - gammaln(v + 1.0) + np.log1p(k * k / (4.0 * (v + 1.0)))
-    return np.where(small, power, large)
-
-
-def _horner(coefficients: Array, x: Array) -> Array:
-    value = np.full_like(x, coefficients[-1])
+def _horner(coefficients: list[float], x: Real) -> Real:
+    value = x * 0.0 + coefficients[-1]
     for coefficient in coefficients[-2::-1]:
-        value *= x
-        value += coefficient
+        value = value * x + coefficient
     return value
+
+
+def _namespace(x: Any) -> Any:
+    """numpy or torch; torch is not imported here, since whoever passes a tensor has imported it."""
+    return np if isinstance(x, np.ndarray) else sys.modules["torch"]
 
 
 def _amos_inverse(r: float, alpha: float, beta: float) -> float:

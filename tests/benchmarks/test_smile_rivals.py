@@ -15,7 +15,7 @@ import pytest
 from coordinator import evaluation
 from coordinator.model import clusters, fit_smile
 from coordinator.model.rivals import svd_embedding, svd_kmeans, svd_linkage
-from tests.simulation import Simulation, simulate_paper, simulate_sites
+from coordinator.simulation.generate import Simulation, simulate_paper, simulate_sites
 
 SEEDS = int(os.environ.get("SMILE_BENCH_SEEDS", "3"))
 DENSE = {"positive": 0.025, "negative": 0.035}

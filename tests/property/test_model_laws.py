@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
 from coordinator.model import Source, fit_smile
-from tests.simulation import simulate_sites
+from coordinator.simulation.generate import simulate_sites
 
 SIMULATION = simulate_sites(3, n_concepts=40, dim=6, columns=12, kappa=150.0, noise=0.3, shared=0.4)
 N, K = SIMULATION.n_codes, SIMULATION.n_clusters

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from coordinator.model import Source, alignment, factor
+from coordinator.simulation.generate import simulate_sites
 from protocol.errors import FitError
-from tests.simulation import simulate_sites
 
 
 def _unit(matrix):

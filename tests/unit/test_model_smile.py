@@ -9,8 +9,8 @@ import scipy.sparse as sp
 from coordinator.evaluation import ami
 from coordinator.model import Source, fit_smile
 from coordinator.model.rivals import svd_kmeans, svd_linkage
+from coordinator.simulation.generate import simulate_paper, simulate_sites
 from protocol.errors import FitError
-from tests.simulation import simulate_paper, simulate_sites
 
 
 @pytest.fixture(scope="module")

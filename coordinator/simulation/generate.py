@@ -1,4 +1,4 @@
-"""Simulated sources with known truth, for the tests and benchmarks of the model.
+"""Simulated sources with known truth.
 
 `simulate_paper` follows section 4 of the SMILE paper; numbers that its text lost are our choice and are the
 defaults here (n, d, p, kappa_x, the pairs' intercept and slope). `simulate_sites` is the use that the software
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
+from numpy.typing import NDArray
 
 from coordinator.model import Relations, Source, vmf
 from coordinator.model.factor import Array, Index
@@ -38,14 +39,16 @@ class Simulation:
     similar: Relations | None
     related: Relations | None
     prior: sp.csr_array | None
-    scored: np.ndarray
+    scored: NDArray[np.bool_]
 
     @property
     def n_codes(self) -> int:
+        """Size of the union vocabulary."""
         return len(self.labels)
 
     @property
     def n_clusters(self) -> int:
+        """K, clusters without a code included."""
         return len(self.centers)
 
 
@@ -67,8 +70,23 @@ def simulate_paper(
 ) -> Simulation:
     """Sources x^s ~ vMF(B_s u / |B_s u|, source_kappa); source 1 holds all codes, the others 80 % each.
 
-    Pairs follow the logistic models; `positive` and `negative` are shares of all pairs, negatives the pairs
-    with the highest cosines in source 1. A share `anchored` of the clusters consists of anchors.
+    Args:
+        seed: of everything.
+        n_clusters: K.
+        kappa: concentration of codes around their cluster's center.
+        n_codes: n.
+        dim: d.
+        columns: p of each source.
+        n_sources: S; the fifth source holds the codes that the first holds, and so on.
+        source_kappa: kappa_x, concentration of a source's row around its direction.
+        positive: positive pairs of each kind, as a share of all pairs: a random part of those that the
+            logistic models draw, or all of them if these are fewer.
+        negative: negative pairs of each kind, as a share of all pairs: those with the highest cosines in source 1.
+        intercept: a and a_R of the logistic models.
+        slope: b.
+        anchored: share of the clusters that consist of anchors.
+
+    Source: SMILE, section 4.
     """
     rng = np.random.default_rng(seed)
     labels = rng.integers(n_clusters, size=n_codes)
@@ -82,7 +100,7 @@ def simulate_paper(
         sources.append(Source(f"source {s + 1}", codes, matrix))
     turn = np.diag(rng.choice([-1.0, 1.0], dim) * rng.uniform(0.5, 1.5, dim))
     first, second = np.triu_indices(n_codes, 1)
-    cosine = np.sum(sources[0].matrix[first] * sources[0].matrix[second], axis=1)
+    cosine = (sources[0].matrix @ sources[0].matrix.T)[first, second]
 
     def pairs(score: Array) -> Relations:
         hit = rng.random(len(score)) < 1.0 / (1.0 + np.exp(-(intercept + slope * score)))
@@ -92,8 +110,8 @@ def simulate_paper(
         chosen = np.r_[yes, no]
         return Relations(np.c_[first[chosen], second[chosen]], np.arange(len(chosen)) < len(yes))
 
-    similar = pairs(np.sum(centers[labels[first]] * centers[labels[second]], axis=1))
-    related = pairs(np.sum((embedding[first] @ turn) * embedding[second], axis=1))
+    similar = pairs((centers @ centers.T)[labels[first], labels[second]])
+    related = pairs((embedding @ turn @ embedding.T)[first, second])
     known = rng.random(n_clusters) < anchored
     prior = np.where(known[labels][:, None], np.eye(n_clusters)[labels], (~known) / max(1, (~known).sum()))
     return Simulation(
@@ -150,9 +168,9 @@ def simulate_sites(
     embedding = vmf.sample(centers[labels], kappa, rng)
     sources = []
     for s, rows in enumerate(held):
-        codes = np.array(rows)
+        own: Index = np.array(rows, dtype=np.intp)
         make = _spectral_matrix if spectral else _linear_matrix
-        sources.append(Source(f"site {s + 1}", codes, _unit(make(embedding[codes], columns, noise, rng))))
+        sources.append(Source(f"site {s + 1}", own, _unit(make(embedding[own], columns, noise, rng))))
     return Simulation(
         tuple(sources), embedding, centers, np.array(labels), None, None, None, ~np.array(common)
     )
@@ -174,7 +192,7 @@ def _spectral_matrix(u: Array, columns: int, noise: float, rng: np.random.Genera
 def _held(s: int, n: int) -> Index:
     """All codes for the first source; different 80 % for the others."""
     everything = np.arange(n)
-    parts = [
+    parts: list[Index] = [
         everything,
         everything[: int(0.8 * n)],
         everything[int(0.2 * n) :],
