@@ -22,10 +22,10 @@ from protocol.messages import Invitation
 
 if TYPE_CHECKING:
     from coordinator.evaluation import Estimate
+    from coordinator.scoring.scores import Score
     from coordinator.simulation.experiment import Job
     from coordinator.simulation.methods import Measured
     from coordinator.simulation.results import Line, ResultFile
-    from coordinator.simulation.scores import Score
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -157,9 +157,9 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Score a published release against truth: clusters, retrieval of standard codes, pairs; with intervals."""
-    from coordinator.simulation import scores  # noqa: PLC0415 - pyarrow, scikit-learn
-    from coordinator.simulation import truth as files  # noqa: PLC0415
-    from coordinator.simulation.figure import draw_scores  # noqa: PLC0415
+    from coordinator.scoring import scores  # noqa: PLC0415 - pyarrow, scikit-learn
+    from coordinator.scoring import truth as files  # noqa: PLC0415
+    from coordinator.scoring.figure import draw_scores  # noqa: PLC0415
 
     release = files.read_published(folder, _keys(invitation))
     known = files.read_truth(truth, release)

@@ -1,80 +1,21 @@
-"""The mixture layer: u_i ~ sum_k pi_ik vMF(mu_k, kappa), and the variational posterior of u and its cluster.
-
-The posterior of code i is q(z_i = k) = r_ik and q(u_i | k) = vMF(eta_ik) with natural parameter
-eta_ik = h_i + c_k: h_i is the evidence of code i's own data, c_k (kappa mu_k when fitted) the pull of the
-cluster. All moments are sums over the components, so the mixture's second moments are exact.
-"""
+"""The mixture layer, u_i ~ sum_k pi_ik vMF(mu_k, kappa): its prior, its concentration, and where a fit starts."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 from scipy.optimize import linear_sum_assignment
-from scipy.special import logsumexp, xlogy
 from sklearn.cluster import AgglomerativeClustering, KMeans, kmeans_plusplus
 
 from coordinator.model import vmf
 from coordinator.model.alignment import unit_rows
-from coordinator.model.factor import Array, Index, Presence
+from coordinator.model.factor import Array, Index
 from protocol.errors import FitError
 
-_NEGLIGIBLE = 1e-7  # responsibilities below this are dropped, and the rest normalised again
-_BLOCK = 1 << 18  # dense entries formed at once
 _MOST_FOR_LINKAGE = 8000  # rows; average linkage keeps all pairwise distances
-MOST_MEANS = (
-    0.8  # of the number of codes: with a mean for almost every code, nothing is left to tell kappa by
-)
+# Of the number of codes: with a mean for almost every code, nothing is left to tell kappa by.
+MOST_MEANS = 0.8
 _ANCHORED = 0.5  # a prior probability from which a code starts in that cluster
-
-
-@dataclass(frozen=True, eq=False)
-class Posterior:
-    """The variational posterior q.
-
-    Args:
-        evidence: (n, d) h.
-        pull: (K, d) c.
-        responsibilities: (n, K) csr, rows sum to 1, entries below 1e-7 dropped.
-    """
-
-    evidence: Array
-    pull: Array
-    responsibilities: sp.csr_array
-
-    def towards(self, other: Posterior, step: float) -> Posterior:
-        """Natural parameters and responsibilities a step of the way to another posterior."""
-        mixed = sp.csr_array((1.0 - step) * self.responsibilities + step * other.responsibilities)
-        return Posterior(
-            (1.0 - step) * self.evidence + step * other.evidence,
-            (1.0 - step) * self.pull + step * other.pull,
-            mixed,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """What the fit needs of a posterior.
-
-    Args:
-        mean: (n, d) E[u_i].
-        second: (P, d, d) sums of E[u_i u_i'] over the codes of each presence pattern.
-        cluster: (K, d) sum_i r_ik E[u_i | k].
-        size: (K,) sum_i r_ik.
-        entropy: of q(u, z).
-        log_prior: sum_ik r_ik log pi_ik.
-        freedom: effective number of cluster means, sum_k (sum_i r_ik^2 / sum_i r_ik), at most 0.8 n.
-    """
-
-    mean: Array
-    second: Array
-    cluster: Array
-    size: Array
-    entropy: float
-    log_prior: float
-    freedom: float
 
 
 def checked_prior(prior: sp.csr_array | sp.csr_matrix, n_codes: int, n_clusters: int) -> sp.csr_array:
@@ -103,79 +44,6 @@ def log_prior_rows(prior: sp.csr_array | None, rows: slice, n_clusters: int) -> 
         return np.asarray(np.log(prior[rows].toarray()))
 
 
-def respond(evidence: Array, pull: Array, prior: sp.csr_array | None, message: Array | None) -> sp.csr_array:
-    """Responsibilities with u_i integrated out.
-
-    log r_ik = log pi_ik - log C_d(|h_i + c_k|) + message_ik + constant.
-
-    Args:
-        evidence: (n, d) h.
-        pull: (K, d) c.
-        prior: (n, K) pi, or None for a uniform one.
-        message: (n, K) what similar and dissimilar pairs add, or None.
-    """
-    (n, dim), n_clusters = evidence.shape, len(pull)
-    squares = np.sum(pull**2, axis=1)
-    blocks = []
-    for rows in _row_blocks(n, n_clusters):
-        h = evidence[rows]
-        length = np.sqrt(np.maximum(np.sum(h**2, axis=1)[:, None] + squares + 2.0 * (h @ pull.T), 0.0))
-        score = log_prior_rows(prior, rows, n_clusters) - vmf.log_normalizer(dim, length)
-        if message is not None:
-            score += message[rows]
-        score = np.exp(score - logsumexp(score, axis=1, keepdims=True))
-        score[score < _NEGLIGIBLE] = 0.0
-        score /= score.sum(axis=1, keepdims=True)
-        blocks.append(sp.csr_array(score))
-    return sp.csr_array(sp.vstack(blocks, format="csr"))
-
-
-def moments(q: Posterior, where: Presence, prior: sp.csr_array | None) -> Moments:
-    """Exact moments and entropy of q.
-
-    E[u | eta] = A_d(|eta|) eta/|eta|, and with s = A_d(|eta|)/|eta|,
-    E[u u' | eta] = s I + (1 - d s) eta eta' / |eta|^2 (Mardia and Jupp 2000, 9.6).
-    """
-    (n, dim), n_clusters = q.evidence.shape, len(q.pull)
-    patterns = len(where.held)
-    mean, cluster = np.empty((n, dim)), np.zeros((n_clusters, dim))
-    second = np.zeros((patterns, dim, dim))
-    spread_sum, inner_sum = np.zeros((patterns, n_clusters)), np.zeros((patterns, n_clusters))
-    entropy = log_prior = 0.0
-    squares = np.sum(q.pull**2, axis=1)
-    for rows in _row_blocks(n, n_clusters):
-        h, pattern, r = q.evidence[rows], where.pattern[rows], q.responsibilities[rows].tocoo()
-        i, k = (np.asarray(axis, dtype=np.intp) for axis in r.coords)
-        square = np.sum(h**2, axis=1)[i] + squares[k] + 2.0 * (h @ q.pull.T)[i, k]
-        length = np.sqrt(np.maximum(square, 1e-24))
-        along = vmf.mean_resultant(dim, length)
-        entropy -= float(np.sum(r.data * (vmf.log_normalizer(dim, length) + length * along)))
-        entropy -= float(np.sum(xlogy(r.data, r.data)))
-        prior_rows = log_prior_rows(prior, rows, n_clusters)
-        log_prior += float(np.sum(r.data * prior_rows[i if len(prior_rows) > 1 else 0, k]))
-        # s = A/|eta| and (1 - d s)/|eta|^2, each weighted by r.
-        spread = _matrix(r.data * along / length, i, k, r.shape)
-        inner = _matrix(r.data * (1.0 - dim * along / length) / length**2, i, k, r.shape)
-        own = np.asarray(spread.sum(axis=1)).ravel()
-        mean[rows] = own[:, None] * h + spread @ q.pull
-        cluster += spread.T @ h
-        cross = inner @ q.pull
-        weight = np.asarray(inner.sum(axis=1)).ravel()
-        for p in np.unique(pattern):
-            here = pattern == p
-            mixed = h[here].T @ (cross[here] + 0.5 * weight[here, None] * h[here])
-            second[p] += mixed + mixed.T
-            spread_sum[p] += np.asarray(spread[here].sum(axis=0)).ravel()
-            inner_sum[p] += np.asarray(inner[here].sum(axis=0)).ravel()
-    cluster += spread_sum.sum(axis=0)[:, None] * q.pull
-    second += np.stack([q.pull.T @ (weights[:, None] * q.pull) for weights in inner_sum])
-    second += spread_sum.sum(axis=1)[:, None, None] * np.eye(dim)
-    size = np.asarray(q.responsibilities.sum(axis=0), dtype=np.float64).ravel()
-    overlap = np.asarray(q.responsibilities.power(2).sum(axis=0)).ravel()
-    freedom = min(float(np.sum(overlap[size > 0.0] / size[size > 0.0])), MOST_MEANS * n)
-    return Moments(mean, second, cluster, size, entropy, log_prior, freedom)
-
-
 def fit_concentration(along: float, n: int, dim: int, freedom: float) -> float:
     """Concentration kappa with A_d(kappa) = 1 - (1 - rbar) n / (n - f), rbar = along / n.
 
@@ -191,15 +59,6 @@ def fit_concentration(along: float, n: int, dim: int, freedom: float) -> float:
     """
     resultant = 1.0 - (n - along) / (n - freedom)
     return vmf.concentration(dim, float(np.clip(resultant, 1e-3, 1.0 - 1e-6)))
-
-
-def mixture_bound(m: Moments, centers: Array, kappa: float, freedom: float) -> float:
-    """E_q[log p(u, z)] plus the entropy of q, restricted as in `fit_concentration`."""
-    n, dim = m.mean.shape
-    constant = float(vmf.log_normalizer(dim, kappa))
-    along = float(np.sum(centers * m.cluster))
-    bound = n * constant + kappa * along + m.log_prior + m.entropy - freedom * (constant + kappa)
-    return float(bound)
 
 
 def start_clusters(
@@ -308,18 +167,7 @@ def _match_columns(
     place = {g: row for row, g in enumerate(groups)}
     chosen = np.isin(member, groups)
     row = np.array([place[int(g)] for g in member[chosen]], dtype=np.intp)
-    pick = _matrix(np.ones(len(row)), row, np.arange(len(row)), (len(groups), len(row)))
+    pick = sp.csr_array((np.ones(len(row)), (row, np.arange(len(row)))), shape=(len(groups), len(row)))
     log_prior = np.log(np.maximum(prior[free[chosen]][:, columns].toarray(), 1e-6))
     best = linear_sum_assignment(pick @ log_prior, maximize=True)[1]
     return np.asarray(columns[np.asarray(best)], dtype=np.intp)
-
-
-def _matrix(data: Array, row: Index, column: Index, shape: tuple[int, int]) -> sp.csr_array | Array:
-    """A sparse matrix, or a dense one where that multiplies faster."""
-    matrix = sp.csr_array((data, (row, column)), shape=shape)
-    return matrix.toarray() if data.size > 0.1 * shape[0] * shape[1] else matrix
-
-
-def _row_blocks(n: int, n_clusters: int) -> Iterator[slice]:
-    step = max(1, _BLOCK // n_clusters)
-    return (slice(low, min(low + step, n)) for low in range(0, n, step))

@@ -5,18 +5,21 @@ The M-step maximises the bound over the parameters for the current posterior, th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
 import scipy.sparse as sp
+import torch
+from torch import Tensor
 
-from coordinator.model import alignment, clusters, factor, relations
-from coordinator.model.clusters import Moments, Posterior
-from coordinator.model.factor import Array, Loadings, Presence, View
-from coordinator.model.relations import Relatedness, Relations
+from coordinator.model import clusters, loadings, pairs, posterior, support, vmf
+from coordinator.model.factor import Array
+from coordinator.model.loadings import Data, Loadings, Where
+from coordinator.model.pairs import Related, Relatedness, Similar, SimilarCounts
+from coordinator.model.posterior import Moments, Posterior, Support
 
 _HALVINGS = 5
 _EMPTY = 1e-9  # expected codes in a cluster below which it keeps its center
+_NEGLIGIBLE = 1e-7  # responsibilities below this are set to zero, and the rest normalised again
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,24 +27,33 @@ class Problem:
     """What stays fixed during a fit.
 
     Args:
-        views: the sources in their principal axes.
+        data: the sources in their principal axes.
         where: which source holds which code.
         prior: (n, K) pi, or None for a uniform one.
-        similar: synonym pairs, and `graphs`, their (n, n) matrices.
-        graphs: see `Relations.matrices`.
+        whole: the clusters of every code if these are few, or None: then the likely ones are chosen anew.
+        n_clusters: K.
+        most: clusters that a code may belong to at once, where they are chosen.
+        similar: synonym pairs.
         similarity_weight: of the similar pairs in the bound.
         related: related pairs.
         relatedness_weight: of the related pairs in the bound.
     """
 
-    views: tuple[View, ...]
-    where: Presence
+    data: tuple[Data, ...]
+    where: Where
     prior: sp.csr_array | None
-    similar: Relations | None
-    graphs: tuple[sp.csr_array, sp.csr_array] | None
+    whole: Support | None
+    n_clusters: int
+    most: int
+    similar: Similar | None
     similarity_weight: float
-    related: Relations | None
+    related: Related | None
     relatedness_weight: float
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return self.where.pattern.device
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +70,7 @@ class Parameters:
     """
 
     loadings: Loadings
-    centers: Array
+    centers: Tensor
     kappa: float
     freedom: float
     link: tuple[float, float]
@@ -71,7 +83,7 @@ class Belief:
 
     q: Posterior
     moments: Moments
-    pairs: relations.ClusterPairs | None
+    counts: SimilarCounts | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,98 +98,129 @@ class State:
 def start(problem: Problem, points: Array, n_clusters: int, method: str, seed: int) -> State:
     """Parameters from the start embedding taken as exact, and a first posterior."""
     n, dim = points.shape
-    pattern = problem.where.pattern
-    second = np.stack([points[pattern == p].T @ points[pattern == p] for p in range(len(problem.where.held))])
-    # A source can hold fewer codes than there are dimensions.
-    second += 1e-6 * n * np.eye(dim) / dim
     centers, along = clusters.start_clusters(points, n_clusters, problem.prior, method=method, seed=seed)
     freedom = min(n_clusters, clusters.MOST_MEANS * n)
-    relatedness = Relatedness(np.zeros((dim, dim)), 0.0)
+    mean = torch.from_numpy(points).to(problem.device)
+    pattern = problem.where.pattern
+    second = torch.stack(
+        [mean[pattern == p].T @ mean[pattern == p] for p in range(len(problem.where.held))]
+    )
+    # A source can hold fewer codes than there are dimensions.
+    second += 1e-6 * n * torch.eye(dim, dtype=mean.dtype, device=mean.device) / dim
+    relatedness = Relatedness(mean.new_zeros((dim, dim)), 0.0)
     if problem.related is not None:
-        relatedness = relations.fit_relatedness(problem.related, points, relatedness)
+        relatedness = pairs.fit_relatedness(problem.related, mean, relatedness)
     parameters = Parameters(
-        loadings=factor.fit_loadings(problem.views, problem.where, points, second),
-        centers=centers,
+        loadings=loadings.fit_loadings(problem.data, problem.where, mean, second),
+        centers=torch.from_numpy(centers).to(problem.device),
         kappa=clusters.fit_concentration(n * along, n, dim, freedom),
         freedom=freedom,
         link=(-2.0, 4.0),
         relatedness=relatedness,
     )
-    belief = _believe(problem, _propose(problem, parameters, points, None))
+    evidence, _ = _evidence(problem, parameters, mean)
+    pull = parameters.kappa * parameters.centers
+    allowed = problem.whole or support.nearest(problem.prior, problem.most, evidence, pull, None, None)
+    q = Posterior(evidence, pull, allowed, _responsibilities(evidence, pull, allowed, None))
+    return state_of(problem, parameters, q)
+
+
+def state_of(problem: Problem, parameters: Parameters, q: Posterior) -> State:
+    """The state of parameters and a posterior."""
+    belief = _believe(problem, q)
     return State(parameters, belief, _bound(problem, parameters, belief))
 
 
-def iterate(problem: Problem, state: State, *, settled: bool) -> State:
+def iterate(problem: Problem, state: State, *, settled: bool, choose: bool = False) -> State:
     """One M-step and one E-step.
 
     Args:
         problem: what is fitted.
         state: where it stands.
         settled: keep the effective number of means; only then can the bounds of iterations be compared.
+        choose: choose the clusters that each code may belong to anew, unless all of them are kept anyway.
 
     Law: if settled, the bound does not fall.
     """
     parameters = _maximise(problem, state.parameters, state.belief, settled=settled)
-    belief, bound = _improve(problem, parameters, state.belief)
+    belief = state.belief
+    if choose and problem.whole is None:
+        belief = _chosen_anew(problem, parameters, belief)
+    belief, bound = _improve(problem, parameters, belief)
     return State(parameters, belief, bound)
 
 
+def free_means(problem: Problem, parameters: Parameters, belief: Belief) -> float:
+    """The effective number of means that were fitted to the codes.
+
+    sum_k o_k c_k / (c_k + p_k): a mean counts by how little its codes are shared (o_k = sum_i r_ik^2 / sum_i r_ik)
+    and by the part of what is known of it, c_k = kappa mu_k'S_k, that its codes and not the pairs contribute.
+    """
+    m, kappa = belief.moments, parameters.kappa
+    known = (kappa * torch.sum(parameters.centers * m.cluster, dim=1)).clamp_min(0.0)
+    more = torch.zeros_like(known)
+    if belief.counts is not None:
+        slope, curvature = pairs.similar_information(belief.counts, parameters.centers, parameters.link)
+        more = (problem.similarity_weight * (slope + curvature)).clamp_min(0.0)
+    share = known / (known + more).clamp_min(1e-12)
+    return min(float(torch.sum(m.overlap * share)), clusters.MOST_MEANS * len(m.mean))
+
+
 def _believe(problem: Problem, q: Posterior) -> Belief:
-    pairs = None if problem.graphs is None else relations.cluster_pairs(q.responsibilities, problem.graphs)
-    return Belief(q, clusters.moments(q, problem.where, problem.prior), pairs)
+    counts = None
+    if problem.similar is not None:
+        counts = pairs.count(problem.similar, q.support.pattern, q.responsibilities)
+    return Belief(q, posterior.moments(q, problem.where), counts)
 
 
 def _maximise(problem: Problem, old: Parameters, belief: Belief, *, settled: bool) -> Parameters:
     """The M-step: each parameter maximises the bound for the current posterior."""
     m = belief.moments
     n, dim = m.mean.shape
-    centers = _move_centers(problem, old, belief)
-    freedom = old.freedom if settled else m.freedom
-    link, relatedness = old.link, old.relatedness
-    if belief.pairs is not None:
-        link = relations.fit_link(belief.pairs, centers, link)
+    new = replace(old, centers=_move_centers(problem, old, belief))
+    if belief.counts is not None:
+        new = replace(new, link=pairs.fit_link(belief.counts, new.centers, old.link))
     if problem.related is not None:
-        relatedness = relations.fit_relatedness(problem.related, m.mean, relatedness)
-    return Parameters(
-        loadings=factor.fit_loadings(problem.views, problem.where, m.mean, m.second),
-        centers=centers,
-        kappa=clusters.fit_concentration(float(np.sum(centers * m.cluster)), n, dim, freedom),
+        new = replace(new, relatedness=pairs.fit_relatedness(problem.related, m.mean, old.relatedness))
+    freedom = old.freedom if settled else free_means(problem, new, belief)
+    along = float(torch.sum(new.centers * m.cluster))
+    return replace(
+        new,
+        loadings=loadings.fit_loadings(problem.data, problem.where, m.mean, m.second),
+        kappa=clusters.fit_concentration(along, n, dim, freedom),
         freedom=freedom,
-        link=link,
-        relatedness=relatedness,
     )
 
 
-def _move_centers(problem: Problem, old: Parameters, belief: Belief) -> Array:
+def _move_centers(problem: Problem, old: Parameters, belief: Belief) -> Tensor:
     """mu_k along sum_i r_ik E[u_i | k]; a cluster without codes keeps its center.
 
     The similar pairs depend on the centers too and add their gradient; then a step that lowers the sum of
     both terms is halved.
     """
     sums = belief.moments.cluster
-    if belief.pairs is None:
+    if belief.counts is None:
         filled = belief.moments.size > _EMPTY
-        return np.where(filled[:, None], alignment.unit_rows(sums), old.centers)
-    pairs, weight = belief.pairs, problem.similarity_weight
+        return torch.where(filled[:, None], _unit(sums), old.centers)
+    counts, weight = belief.counts, problem.similarity_weight
 
-    def value(centers: Array) -> float:
-        return old.kappa * float(np.sum(centers * sums)) + weight * relations.similarity_value(
-            pairs, centers, old.link
-        )
+    def value(centers: Tensor) -> float:
+        likeness = weight * pairs.similar_value(counts, centers, old.link)
+        return old.kappa * float(torch.sum(centers * sums)) + likeness
 
-    slope = old.kappa * sums + weight * relations.similarity_gradient(pairs, old.centers, old.link)
-    target = np.where(np.any(slope != 0.0, axis=1)[:, None], alignment.unit_rows(slope), old.centers)
+    slope = old.kappa * sums + weight * pairs.similar_gradient(counts, old.centers, old.link)
+    target = torch.where(torch.any(slope != 0.0, dim=1)[:, None], _unit(slope), old.centers)
     base, step = value(old.centers), 1.0
     for _ in range(_HALVINGS + 1):
-        moved = alignment.unit_rows((1.0 - step) * old.centers + step * target)
+        moved = _unit((1.0 - step) * old.centers + step * target)
         if value(moved) >= base:
             return moved
         step *= 0.5
     return old.centers
 
 
-def _propose(problem: Problem, parameters: Parameters, mean: Array, old: Posterior | None) -> Posterior:
-    """The E-step: evidence, then responsibilities with u integrated out.
+def _evidence(problem: Problem, parameters: Parameters, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """h_i at E[u_i], and the part of the way to it that is safe.
 
     On the sphere u'A u / 2 is replaced by its tangent at E[u_i] with A_i - t_i I in place of A_i, which turns
     the evidence into h_i = b_i - A_i E[u_i] + t_i E[u_i]. With t_i the mean eigenvalue the fixed point is
@@ -185,35 +228,53 @@ def _propose(problem: Problem, parameters: Parameters, mean: Array, old: Posteri
     largest eigenvalue is the step length that does not overshoot, so h moves the fraction mean / largest of
     the way. Related pairs add their gradient to h, and their curvature to A_i only through its trace.
     """
-    precision, linear = factor.evidence(problem.views, problem.where, parameters.loadings)
+    precision, slope = loadings.evidence(problem.data, problem.where, parameters.loadings)
     pattern, dim = problem.where.pattern, mean.shape[1]
-    slope = linear
     for p in range(len(precision)):
-        slope[pattern == p] -= mean[pattern == p] @ precision[p]
-    typical = (np.trace(precision, axis1=1, axis2=2) / dim)[pattern]
-    largest = np.linalg.eigvalsh(precision)[:, -1][pattern]
+        here = pattern == p
+        slope[here] -= mean[here] @ precision[p]
+    typical = (precision.diagonal(dim1=1, dim2=2).sum(dim=1) / dim)[pattern]
+    largest = torch.linalg.eigvalsh(precision)[:, -1][pattern]
     if problem.related is not None:
-        extra, trace = relations.relatedness_evidence(problem.related, mean, parameters.relatedness)
+        extra, trace = pairs.related_evidence(problem.related, mean, parameters.relatedness)
         slope += problem.relatedness_weight * extra
         typical = typical + problem.relatedness_weight * trace / dim
         largest = largest + problem.relatedness_weight * trace
-    evidence = slope + typical[:, None] * mean
+    return slope + typical[:, None] * mean, (typical / largest)[:, None]
+
+
+def _responsibilities(evidence: Tensor, pull: Tensor, allowed: Support, message: Tensor | None) -> Tensor:
+    r = posterior.respond(evidence, pull, allowed, message)
+    r = torch.where(r < _NEGLIGIBLE, 0.0, r)
+    return r / allowed.pattern.row_sums(r)[allowed.pattern.row]
+
+
+def _propose(problem: Problem, parameters: Parameters, belief: Belief) -> Posterior:
+    """The E-step: evidence, then responsibilities with u integrated out."""
+    old = belief.q
+    target, fraction = _evidence(problem, parameters, belief.moments.mean)
+    evidence = old.evidence + fraction * (target - old.evidence)
     pull = parameters.kappa * parameters.centers
     message = None
-    if old is not None:
-        fraction = (typical / largest)[:, None]
-        evidence = old.evidence + fraction * (evidence - old.evidence)
-        if problem.graphs is not None:
-            message = problem.similarity_weight * relations.similarity_message(
-                old.responsibilities, problem.graphs, parameters.centers, parameters.link
-            )
-    return Posterior(evidence, pull, clusters.respond(evidence, pull, problem.prior, message))
+    if belief.counts is not None:
+        message = problem.similarity_weight * pairs.similar_message(
+            belief.counts, old.support.pattern, parameters.centers, parameters.link
+        )
+    r = _responsibilities(evidence, pull, old.support, message)
+    return Posterior(evidence, pull, old.support, r)
+
+
+def _chosen_anew(problem: Problem, parameters: Parameters, belief: Belief) -> Belief:
+    """The same posterior on a support that also holds the clusters which are likely now."""
+    q, pull = belief.q, parameters.kappa * parameters.centers
+    allowed = support.nearest(problem.prior, problem.most, q.evidence, pull, belief.counts, q)
+    return replace(belief, q=Posterior(q.evidence, q.pull, allowed, support.carried(q, allowed)))
 
 
 def _improve(problem: Problem, parameters: Parameters, belief: Belief) -> tuple[Belief, float]:
     """Move the posterior; halve a move that lowers the bound, and keep the old posterior if none helps."""
     base = _bound(problem, parameters, belief)
-    proposal = _propose(problem, parameters, belief.moments.mean, belief.q)
+    proposal = _propose(problem, parameters, belief)
     step = 1.0
     for _ in range(_HALVINGS + 1):
         q = proposal if step == 1.0 else belief.q.towards(proposal, step)
@@ -227,16 +288,35 @@ def _improve(problem: Problem, parameters: Parameters, belief: Belief) -> tuple[
 
 def _bound(problem: Problem, parameters: Parameters, belief: Belief) -> float:
     m = belief.moments
-    bound = factor.expected_log_likelihood(
-        problem.views, problem.where, parameters.loadings, m.mean, m.second
-    ) + clusters.mixture_bound(m, parameters.centers, parameters.kappa, parameters.freedom)
-    if belief.pairs is not None:
+    bound = loadings.expected_log_likelihood(
+        problem.data, problem.where, parameters.loadings, m.mean, m.second
+    ) + _mixture_bound(m, parameters)
+    if belief.counts is not None:
         bound += problem.similarity_weight * (
-            relations.similarity_value(belief.pairs, parameters.centers, parameters.link)
-            - relations.link_penalty(parameters.link)
+            pairs.similar_value(belief.counts, parameters.centers, parameters.link)
+            - pairs.link_penalty(parameters.link)
         )
     if problem.related is not None:
-        bound += problem.relatedness_weight * relations.relatedness_value(
+        bound += problem.relatedness_weight * pairs.related_value(
             problem.related, m.mean, parameters.relatedness
         )
     return bound
+
+
+def _mixture_bound(m: Moments, parameters: Parameters) -> float:
+    """E_q[log p(u, z)] plus the entropy of q, restricted as in `clusters.fit_concentration`."""
+    n, dim = m.mean.shape
+    constant = float(vmf.log_normalizer(dim, parameters.kappa))
+    along = float(torch.sum(parameters.centers * m.cluster))
+    return (
+        n * constant
+        + parameters.kappa * along
+        + m.log_prior
+        + m.entropy
+        - parameters.freedom * (constant + parameters.kappa)
+    )
+
+
+def _unit(rows: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(length > 0.0, length, 1.0)

@@ -1,1 +1,1 @@
-"""Research tools: simulated sources with known truth, methods compared on them, and a release scored against truth."""
+"""Simulated sources with known truth, and methods compared on them."""

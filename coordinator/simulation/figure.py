@@ -1,10 +1,8 @@
-"""Figures of an experiment and of a release's scores, in the report's style, as PNG and SVG."""
+"""The figure of an experiment, in the report's style, as PNG and SVG."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,16 +13,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from coordinator.report.svg import COLOURS, INK, KEEP, LINE, LOST, MUTED, styled
+from coordinator.report.image import canvas, save
+from coordinator.report.svg import COLOURS, INK, LINE, LOST, MUTED
 from coordinator.simulation.experiment import SETTINGS
-from coordinator.simulation.methods import METHODS, ORACLE
+from coordinator.simulation.methods import METHODS, ORACLE, PAIRS
 from coordinator.simulation.results import FIGURES, Line
-from coordinator.simulation.scores import RETRIEVAL, Score
-from protocol.files import write_atomic
 
-PNG, SVG = "figure.png", "figure.svg"
-_DPI = 150
-# SMILE's fits stand out, rivals have a colour an embedding and a mark a clustering, the oracle is grey.
+# SMILE's fits stand out, rivals have a colour an embedding and a mark a clustering, the oracle and the pairs alone
+# are grey.
 _OURS: Final = ("--c0", "--c4", "--c0")
 _THEIRS: Final = ("--c1", "--c5", "--c3", "--c6", "--c2")
 _MARKS: Final = ("o", "s", "^", "D", "v", "P")
@@ -46,13 +42,13 @@ def draw_experiment(folder: Path, lines: Sequence[Line]) -> tuple[Path, Path]:
     """A panel for each metric and setting, a line for each method, bars of one standard error.
 
     The accuracy of U is the embedding's: it is drawn once for all clusterings of one embedding, and not for
-    the oracle, whose U is the truth.
+    the oracle, whose U is the truth. The pairs alone have neither U nor centers.
     """
     settings = sorted({line.setting for line in lines})
     looks = _looks([m for m in METHODS if any(line.method == m for line in lines)])
     width = 1.1 + 3.3 * max(len(settings), 2)
     height = 1.25 + 2.5 * len(FIGURES)
-    with _figure(width, height) as figure:
+    with canvas(width, height) as figure:
         panels = figure.subplots(len(FIGURES), len(settings), sharey="row", squeeze=False)
         left, bottom = 0.72 / width, 1.3 / height
         figure.subplots_adjust(left, bottom, 1 - 0.12 / width, 1 - 0.12 / height, wspace=0.07, hspace=0.13)
@@ -68,12 +64,13 @@ def draw_experiment(folder: Path, lines: Sequence[Line]) -> tuple[Path, Path]:
                 else:
                     axes.tick_params(labelbottom=False)
         _legends(figure, looks, 0.72 / width, height)
-        return _save(figure, folder, PNG, SVG)
+        return save(figure, folder)
 
 
 def _panel(axes: Axes, lines: Sequence[Line], metric: str, looks: dict[str, _Look]) -> None:
     values = sorted({line.value for line in lines})
     shown = [m for m in looks if metric != "accuracy_u" or _first_of_embedding(m, looks)]
+    shown = [m for m in shown if m != PAIRS or metric == "ami"]
     for number, method in enumerate(shown):
         look = looks[method]
         own = {line.value: line.figures[metric] for line in lines if line.method == method}
@@ -115,9 +112,12 @@ def _looks(methods: Sequence[str]) -> dict[str, _Look]:
     """How each method is drawn; the same experiment always looks the same."""
     embeddings = list(dict.fromkeys(m.split(" + ")[0] for m in METHODS if " + " in m and not _oracle(m)))
     clusterings = list(dict.fromkeys(m.split(" + ")[1] for m in METHODS if " + " in m))
-    ours = [m for m in METHODS if " + " not in m]
+    ours = [m for m in METHODS if " + " not in m and m != PAIRS]
     looks = {}
     for method in methods:
+        if method == PAIRS:
+            looks[method] = _Look(MUTED, "x", _DASHES[2], ours=False)
+            continue
         if " + " not in method:
             place = ours.index(method)
             looks[method] = _Look(
@@ -155,7 +155,7 @@ def _legends(figure: Figure, looks: dict[str, _Look], left: float, height: float
     ours = {
         method: _handle(look.colour, look.mark, look.dash, 2.0, hollow=look.hollow)
         for method, look in looks.items()
-        if look.ours
+        if " + " not in method
     }
     named = (("", ours), ("embedding", embeddings), ("+ clustering", clusterings))
     rows = [(title, handles) for title, handles in named if handles]
@@ -183,74 +183,3 @@ def _handle(
         markersize=5,
         markerfacecolor="white" if hollow else colour,
     )
-
-
-def draw_scores(folder: Path, scores: Sequence[Score], title: str) -> tuple[Path, Path]:
-    """Each score with its interval, a row each, by metric; a tick marks chance."""
-    metrics = list(dict.fromkeys(_heading(score) for score in scores))
-    rows = len(scores) + 0.8 * len(metrics)
-    margin = 0.3 + 0.075 * max(len(_row_name(score)) for score in scores)
-    width, height = margin + 5.2, 1.05 + 0.26 * rows
-    with _figure(width, height) as figure:
-        axes = figure.add_subplot()
-        figure.subplots_adjust(margin / width, 0.55 / height, 1 - 0.75 / width, 1 - 0.4 / height)
-        axes.grid(visible=True, axis="x")
-        axes.grid(visible=False, axis="y")
-        at, ticks, names = 0.0, [], []
-        for metric in metrics:
-            axes.annotate(
-                metric, (0, at), (-margin * 72 + 8, 0), xycoords=("axes fraction", "data"),
-                textcoords="offset points", va="center", fontweight="bold",
-            )  # fmt: skip
-            at += 0.9
-            for score in (s for s in scores if _heading(s) == metric):
-                _score_row(axes, score, at)
-                ticks.append(at)
-                names.append(_row_name(score))
-                at += 1.0
-            at -= 0.1
-        axes.set_ylim(at - 0.2, -0.7)
-        low = min([0.0, *(s.low for s in scores if np.isfinite(s.low))])
-        axes.set_xlim(min(low, 0.0) - 0.01, 1.01)
-        axes.set_yticks(ticks, names)
-        axes.tick_params(axis="y", labelcolor=INK, length=0)
-        axes.set_xlabel("value with its 95 % interval; the grey tick is chance")
-        figure.text(8 / 72 / width, 1 - 0.16 / height, title, va="center", color=MUTED)
-        return _save(figure, folder, PNG, SVG)
-
-
-def _heading(score: Score) -> str:
-    """Retrieval has several figures of one group, the others one figure of several groups."""
-    return f"{score.group} ({score.n:,})" if score.metric in RETRIEVAL else score.metric
-
-
-def _row_name(score: Score) -> str:
-    return score.metric if score.metric in RETRIEVAL else f"{score.group} ({score.n:,})"
-
-
-def _score_row(axes: Axes, score: Score, at: float) -> None:
-    if np.isfinite(score.chance):
-        axes.plot([score.chance] * 2, [at - 0.3, at + 0.3], color=LOST, linewidth=2.2, solid_capstyle="butt")
-    axes.plot([score.low, score.high], [at, at], color=KEEP, linewidth=1.6, solid_capstyle="butt")
-    axes.plot(score.value, at, marker="o", markersize=5, color=KEEP)
-    words = f"{score.value:.3f}" if np.isfinite(score.value) else "none"
-    axes.annotate(
-        words, (1, at), (8, 0), xycoords=("axes fraction", "data"), textcoords="offset points", va="center"
-    )
-
-
-@contextmanager
-def _figure(width: float, height: float) -> Iterator[Figure]:
-    with styled(width, height) as (figure, axes):
-        figure.delaxes(axes)
-        yield figure
-
-
-def _save(figure: Figure, folder: Path, png: str, svg: str) -> tuple[Path, Path]:
-    paths = folder / png, folder / svg
-    for path in paths:
-        buffer = io.BytesIO()
-        metadata = {"Date": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(buffer, format=path.suffix[1:], dpi=_DPI, facecolor="white", metadata=metadata)
-        write_atomic(path, buffer.getvalue(), mode=0o644)
-    return paths

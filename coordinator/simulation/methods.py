@@ -1,38 +1,37 @@
-"""The methods that an experiment compares: SMILE, every rival embedding with every clustering, and the oracle."""
+"""The methods that an experiment compares: SMILE, pairs alone, every rival embedding with every clustering, the oracle."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
+import scipy.sparse as sp
 
 from coordinator.evaluation import accuracy, ami, center_accuracy, rotation
-from coordinator.model import fit_smile
+from coordinator.model import SmileFit, fit_smile
 from coordinator.model.factor import Array, Index
+from coordinator.model.plugin import fit_plug_in
+from coordinator.model.prior import Membership, spectral_prior
 from coordinator.model.rivals import CLUSTERINGS, EMBEDDINGS
 from coordinator.simulation.generate import Simulation
 
 SMILE: Final = "SMILE"
+PAIRS: Final = "pairs alone"
 ORACLE: Final = "true U"
 
-_SUPPORTED: Final = ("variational",)
-"""Values of `fit` that are run."""
-
-_FITS: Final[Mapping[str, Mapping[str, Any]]] = {
-    name: chosen
-    for name, chosen in (
-        (SMILE, {"fit": "variational", "pairs": True}),
-        ("SMILE without pairs", {"fit": "variational", "pairs": False}),
-        ("SMILE plug-in", {"fit": "plug-in", "pairs": True}),
-    )
-    if chosen["fit"] in _SUPPORTED
+_FITS: Final[Mapping[str, tuple[Callable[..., SmileFit], bool]]] = {
+    SMILE: (fit_smile, True),
+    "SMILE without pairs": (fit_smile, False),
+    "SMILE plug-in": (fit_plug_in, True),
 }
+"""SMILE's fits, each with whether it is given the pairs."""
 
 METHODS: Final[tuple[str, ...]] = (
     *_FITS,
+    PAIRS,
     *(f"{embedding} + {clustering}" for embedding in (*EMBEDDINGS, ORACLE) for clustering in CLUSTERINGS),
 )
 """Names of all methods, in the order of tables and legends."""
@@ -44,8 +43,8 @@ class Measured:
 
     Attributes:
         method: its name.
-        accuracy_u: accuracy of U, `evaluation.accuracy`.
-        accuracy_centers: `evaluation.center_accuracy` over the clusters that hold a code.
+        accuracy_u: accuracy of U, `evaluation.accuracy`; nan where a method has no embedding.
+        accuracy_centers: `evaluation.center_accuracy` over the clusters that hold a code; nan likewise.
         ami: over the codes of clusters that are not anchored.
         kappa: as the method found it; nan where a method has none.
         seconds: wall time. An embedding counts in full for each clustering of it.
@@ -65,7 +64,8 @@ def measure(simulation: Simulation, methods: tuple[str, ...], seed: int) -> Iter
     """Run methods on one simulation; one that fails gives a row with its error.
 
     Rivals are told which codes are anchors and how many clusters the others are in: they cluster the others
-    alone, and take the anchors' clusters as they are.
+    alone, and take the anchors' clusters as they are. "pairs alone" groups codes by their similar pairs and sees no
+    source: what a method that has both makes of the sources is what it has beyond that.
 
     Args:
         simulation: data and truth.
@@ -77,6 +77,9 @@ def measure(simulation: Simulation, methods: tuple[str, ...], seed: int) -> Iter
         try:
             if method in _FITS:
                 yield _fit(simulation, method, seed)
+                continue
+            if method == PAIRS:
+                yield _pairs_alone(simulation, seed)
                 continue
             name, clustering = method.split(" + ")
             if name not in embeddings:
@@ -90,21 +93,41 @@ def measure(simulation: Simulation, methods: tuple[str, ...], seed: int) -> Iter
 
 
 def _fit(simulation: Simulation, method: str, seed: int) -> Measured:
-    chosen = _FITS[method]
+    fit_by, with_pairs = _FITS[method]
     start = time.perf_counter()
-    fit = fit_smile(
+    fit = fit_by(
         simulation.sources,
         n_codes=simulation.n_codes,
         n_clusters=simulation.n_clusters,
         dim=simulation.embedding.shape[1],
-        similar=simulation.similar if chosen["pairs"] else None,
-        related=simulation.related if chosen["pairs"] else None,
+        similar=simulation.similar if with_pairs else None,
+        related=simulation.related if with_pairs else None,
         prior=simulation.prior,
-        fit=chosen["fit"],
         seed=seed,
     )
     seconds = time.perf_counter() - start
     return _judged(simulation, method, fit.embedding, fit.labels, fit.centers, float(fit.kappa), seconds)
+
+
+def _pairs_alone(simulation: Simulation, seed: int) -> Measured:
+    """The likeliest cluster under the spectral prior of the positive similar pairs."""
+    start = time.perf_counter()
+    n, n_clusters = simulation.n_codes, simulation.n_clusters
+    same = np.zeros(n, dtype=np.intp)
+    anchors = np.where(simulation.scored, -1, simulation.labels)
+    known = Membership(anchors, same, np.zeros(n_clusters, dtype=np.intp), exclusive=True)
+    pairs = (
+        simulation.similar.pairs[simulation.similar.labels]
+        if simulation.similar
+        else np.zeros((0, 2), np.intp)
+    )
+    half = sp.csr_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    prior = spectral_prior(known, sp.csr_array(half + half.T), seed=seed)
+    labels = np.asarray(prior.argmax(axis=1), dtype=np.intp).reshape(-1)
+    seconds = time.perf_counter() - start
+    test = simulation.scored
+    reached = ami(simulation.labels[test], labels[test]) if test.any() else float("nan")
+    return Measured(PAIRS, ami=reached, seconds=seconds)
 
 
 def _embed(simulation: Simulation, name: str) -> tuple[Array, float] | Exception:

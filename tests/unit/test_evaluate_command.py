@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from coordinator.cli import app
 from coordinator.mapping import Mapping, MappingSet
 from coordinator.publish import clusters_table
-from coordinator.simulation import scores
-from coordinator.simulation.truth import LabelledPair, Published, read_published, read_truth
+from coordinator.scoring import scores
+from coordinator.scoring.truth import LabelledPair, Published, read_published, read_truth
 from protocol.errors import DataError, FederationError, ProtocolError
 from protocol.messages import Invitation, PublishedManifest
 from protocol.published import list_files, sign_manifest

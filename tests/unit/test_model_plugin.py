@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from coordinator.evaluation import ami
 from coordinator.model import Relations, Source
-from coordinator.model.plugin import _on_sphere, fit_plug_in
+from coordinator.model.plugin import fit_plug_in
+from coordinator.model.plugin.ascent import on_sphere
 from coordinator.simulation.generate import simulate_paper
 from protocol.errors import FitError
 
@@ -81,7 +82,7 @@ def test_the_step_on_the_sphere_is_the_maximiser(seed, dim, scale):
     rng = np.random.default_rng(seed)
     root = rng.standard_normal((dim, dim))
     precision, linear = root @ root.T, scale * rng.standard_normal((3, dim))
-    best = _on_sphere(precision, linear)
+    best = on_sphere(precision, linear)
 
     def value(u):
         return np.sum(linear * u, axis=-1) - 0.5 * np.einsum("...d,de,...e->...", u, precision, u)

@@ -20,7 +20,7 @@ from coordinator.simulation import experiment, methods
 from coordinator.simulation.experiment import SMALL, Design, Job
 from coordinator.simulation.figure import draw_experiment
 from coordinator.simulation.generate import simulate_paper
-from coordinator.simulation.methods import METHODS, SMILE, Measured, cluster_means
+from coordinator.simulation.methods import METHODS, PAIRS, SMILE, Measured, cluster_means
 from coordinator.simulation.results import RESULTS, ResultFile, as_records, summarise, write_summary
 from protocol.errors import FederationError, UsageError
 
@@ -118,6 +118,27 @@ def test_rivals_are_told_the_anchors(monkeypatch: pytest.MonkeyPatch):
     assert found.ami == pytest.approx(ami(free, np.arange(len(free)) % len(np.unique(free))))
 
 
+def test_pairs_alone_group_codes_without_any_source():
+    simulation = simulate_paper(1, n_codes=200, n_clusters=20, columns=12, dim=4)
+    nothing = [dataclasses.replace(s, matrix=0.0 * s.matrix) for s in simulation.sources]
+    (found,) = methods.measure(dataclasses.replace(simulation, sources=tuple(nothing)), (PAIRS,), 0)
+    assert found.error == ""
+    assert found.ami > 0.2
+    assert np.isnan([found.accuracy_u, found.accuracy_centers, found.kappa]).all()
+    wrong = dataclasses.replace(simulation.similar, labels=~simulation.similar.labels)
+    (turned,) = methods.measure(dataclasses.replace(simulation, similar=wrong), (PAIRS,), 0)
+    assert turned.ami < found.ami - 0.1
+    (without,) = methods.measure(dataclasses.replace(simulation, similar=None), (PAIRS,), 0)
+    assert without.ami == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_plug_in_fit_holds_a_kappa_of_its_grid():
+    (found,) = experiment.replicate(Job(TINY, 0), ("SMILE plug-in",))
+    assert found.error == ""
+    assert found.kappa in {10.0, 20.0, 50.0, 100.0, 200.0}
+    assert found.ami > 0.1
+
+
 def test_a_method_that_fails_is_a_row_with_its_error(monkeypatch: pytest.MonkeyPatch):
     calls = []
 
@@ -204,17 +225,18 @@ def test_the_lead_is_paired_by_seed():
 
 def test_summary_and_figure_of_results_with_gaps(tmp_path: Path):
     given = results({(0, SMILE): 0.9, (0, "SVD + k-means"): 0.8})
+    given[Job(TINY, 0), PAIRS] = Measured(PAIRS, ami=0.7, seconds=1.0)
     given[Job(TINY, 0), "AJIVE + k-means"] = Measured("AJIVE + k-means", error="FitError: no")
     lines = summarise(experiment.rows(given, (1, 4), TINY))
     write_summary(tmp_path, lines)
     records = list(csv.DictReader((tmp_path / "summary.csv").open()))
-    assert [r["method"] for r in records] == [SMILE, "SVD + k-means", "AJIVE + k-means"] * 2
-    assert records[1]["smile_lead_ami"] == "0.1"
-    assert records[2]["ami"] == records[1]["ami_se"] == ""
+    assert [r["method"] for r in records] == [SMILE, PAIRS, "SVD + k-means", "AJIVE + k-means"] * 2
+    assert [r["smile_lead_ami"] for r in records[:3]] == ["", "0.2", "0.1"]
+    assert records[1]["accuracy_u"] == records[3]["ami"] == records[2]["ami_se"] == ""
     json.dumps(as_records(lines), allow_nan=False)
     png, svg = draw_experiment(tmp_path, lines)
     assert png.read_bytes().startswith(b"\x89PNG")
-    for words in ("accuracy of centers", "number of sources S", "SMILE", "AJIVE", "k-means"):
+    for words in ("accuracy of centers", "number of sources S", "SMILE", "pairs alone", "AJIVE", "k-means"):
         assert words in svg.read_text(encoding="utf-8")
     first = svg.read_bytes()
     draw_experiment(tmp_path, lines)

@@ -149,7 +149,7 @@ def slide_embedding(
     *,
     structure: slide.Structure | None = None,
     n_penalties: int = 50,
-    folds: int = 3,
+    folds: int = 2,
     seed: int = 0,
 ) -> Array:
     """SLIDE of the imputed sources: the d leading principal coordinates of U V'.

@@ -24,7 +24,7 @@ from coordinator.evaluation import (
     rank_correlation,
     ranks,
 )
-from coordinator.simulation.truth import GradedPair, LabelledPair, Published, Truth
+from coordinator.scoring.truth import GradedPair, LabelledPair, Published, Truth
 
 HITS = (1, 5, 10, 20)
 MRR = "MRR"
