@@ -4,6 +4,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO ?=
+# What rivals are tested against; without --no-deps they would bring plotting and older numerics. qc-procrustes is GPL-3:
+# it is installed to run the tests, and nothing that is shipped imports it.
+LIBRARIES := mvlearn==0.5.0 qc-procrustes==1.1.3
 
 .PHONY: demo test check lint types imports clean help
 
@@ -41,4 +44,5 @@ $(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed-demo
 	@$(PIP) --editable '.[site,coordinator,demo,dev]'
+	@$(PIP) --no-deps $(LIBRARIES)
 	@touch $@

@@ -21,9 +21,9 @@ from coordinator.model.sparse import Pattern, dense_rows, from_scipy, row_blocks
 
 _LINK_RIDGE = 0.01
 _RELATEDNESS_RIDGE = 1.0
-_NEWTON_STEPS = 20
-_RELATEDNESS_STEPS = 3  # a warm start an iteration: the next iteration goes on from here
-_CONJUGATE_STEPS = 20
+_NEWTON_STEPS = 5  # an iteration; the next one goes on from there
+_CONJUGATE_STEPS = 10
+_CONJUGATE_TOLERANCE = 0.05
 _DENSE_CELLS = 1 << 22  # (n, K) matrices up to this size are dense: BLAS then beats the sparse product
 
 
@@ -61,7 +61,10 @@ def similar_on(relations: Relations, n_codes: int, device: torch.device) -> Simi
 def count(pairs: Similar, pattern: Pattern, responsibilities: Tensor) -> SimilarCounts:
     """Add up pairs by the responsibilities of their two ends."""
     n, n_clusters = pattern.shape
-    r, turned = pattern.matrix(responsibilities), pattern.transposed(responsibilities)
+    # Zeros stay out of the sparse products, which cost as much as the other entries.
+    kept = responsibilities > 0.0
+    pattern = Pattern.at(pattern.row[kept], pattern.column[kept], pattern.shape)
+    r, turned = pattern.matrix(responsibilities[kept]), pattern.transposed(responsibilities[kept])
     if n * n_clusters <= _DENSE_CELLS:
         r = r.to_dense()
     near = [graph @ r for graph in (pairs.positive, pairs.every)]
@@ -184,8 +187,11 @@ def related_evidence(pairs: Related, mean: Tensor, fitted: Relatedness) -> tuple
     return slope, _both_ways(pairs.pattern, pairs.listed * chance * (1.0 - chance), size)[:, 0]
 
 
-def fit_relatedness(pairs: Related, mean: Tensor, start: Relatedness) -> Relatedness:
-    """W and a_R by a few Newton steps, each by conjugate gradients: the Hessian is never formed."""
+def fit_relatedness(pairs: Related, mean: Tensor, start: Relatedness, steps: int = 1) -> Relatedness:
+    """W and a_R by Newton steps, each by conjugate gradients: the Hessian is never formed.
+
+    One inexact step an iteration of the fit is enough, since the next one goes on from there.
+    """
     dim = mean.shape[1]
 
     def adjoint(values: Tensor) -> Tensor:
@@ -210,7 +216,7 @@ def fit_relatedness(pairs: Related, mean: Tensor, start: Relatedness) -> Related
         return float(value), slope, lambda right: _conjugate_gradients(curve, right)
 
     theta = torch.cat([start.matrix.reshape(-1), start.matrix.new_tensor([start.intercept])])
-    theta = _newton(theta, derivatives, _RELATEDNESS_STEPS)
+    theta = _newton(theta, derivatives, steps)
     matrix = theta[:-1].reshape(dim, dim)
     return Relatedness(0.5 * (matrix + matrix.T), float(theta[-1]))
 
@@ -224,11 +230,11 @@ def _logits(pairs: Related, mean: Tensor, fitted: Relatedness) -> Tensor:
     return fitted.intercept + pairs.pattern.products(mean @ fitted.matrix, mean)
 
 
-def _conjugate_gradients(curve: Callable[[Tensor], Tensor], right: Tensor, tolerance: float = 1e-2) -> Tensor:
+def _conjugate_gradients(curve: Callable[[Tensor], Tensor], right: Tensor) -> Tensor:
     """Solve curve(x) = right for a positive definite `curve` (Hestenes and Stiefel 1952)."""
     x, residual = torch.zeros_like(right), right.clone()
     direction, square = residual.clone(), float(residual @ residual)
-    enough = tolerance**2 * square
+    enough = _CONJUGATE_TOLERANCE**2 * square
     for _ in range(_CONJUGATE_STEPS):
         if square <= enough:
             break

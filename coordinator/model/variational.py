@@ -109,7 +109,7 @@ def start(problem: Problem, points: Array, n_clusters: int, method: str, seed: i
     second += 1e-6 * n * torch.eye(dim, dtype=mean.dtype, device=mean.device) / dim
     relatedness = Relatedness(mean.new_zeros((dim, dim)), 0.0)
     if problem.related is not None:
-        relatedness = pairs.fit_relatedness(problem.related, mean, relatedness)
+        relatedness = pairs.fit_relatedness(problem.related, mean, relatedness, steps=3)
     parameters = Parameters(
         loadings=loadings.fit_loadings(problem.data, problem.where, mean, second),
         centers=torch.from_numpy(centers).to(problem.device),

@@ -1,12 +1,10 @@
-"""The mixture layer: moments and responsibilities against simulation and brute force."""
+"""The mixture layer: its prior, its concentration, and the clusters that a fit starts from."""
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
 from coordinator.model import clusters, vmf
-from coordinator.model.clusters import Posterior
-from coordinator.model.factor import Presence
 from protocol.errors import FitError
 
 
@@ -17,77 +15,6 @@ def _unit(matrix):
 @pytest.fixture
 def rng():
     return np.random.default_rng(5)
-
-
-def _mixture(rng, n, k, d):
-    q = Posterior(
-        10.0 * rng.standard_normal((n, d)),
-        5.0 * rng.standard_normal((k, d)),
-        sp.csr_array(rng.dirichlet(np.full(k, 2.0), size=n)),
-    )
-    return q, Presence(np.array([[True, False], [True, True]]), np.arange(n) % 2)
-
-
-def test_moments_are_those_of_the_mixture(rng):
-    n, k, d, draws = 3, 3, 4, 200_000
-    q, where = _mixture(rng, n, k, d)
-    found = clusters.moments(q, where, None)
-    second = np.zeros_like(found.second)
-    sums = np.zeros((k, d))
-    entropy = 0.0
-    for i in range(n):
-        weight = q.responsibilities[[i]].toarray().ravel()
-        z = rng.choice(k, size=draws, p=weight)
-        eta = q.evidence[i] + q.pull[z]
-        length = np.linalg.norm(eta, axis=1)
-        u = np.empty((draws, d))
-        for c in range(k):
-            here = z == c
-            u[here] = vmf.sample(_unit(eta[here]), float(length[here][0]) if here.any() else 1.0, rng)
-            sums[c] += u[here].sum(axis=0) / draws
-        log_q = np.log(weight[z]) + vmf.log_normalizer(d, length) + np.sum(eta * u, axis=1)
-        entropy -= log_q.mean()
-        np.testing.assert_allclose(found.mean[i], u.mean(axis=0), atol=0.01)
-        second[where.pattern[i]] += u.T @ u / draws
-    np.testing.assert_allclose(found.second, second, atol=0.02)
-    np.testing.assert_allclose(found.cluster, sums, atol=0.02)
-    assert found.entropy == pytest.approx(entropy, abs=0.05)
-    assert found.log_prior == pytest.approx(-n * np.log(k))
-
-
-def test_moments_do_not_depend_on_the_block_size(rng, monkeypatch):
-    q, where = _mixture(rng, 40, 6, 3)
-    whole = clusters.moments(q, where, None)
-    monkeypatch.setattr(clusters, "_BLOCK", 30)
-    parts = clusters.moments(q, where, None)
-    np.testing.assert_allclose(parts.second, whole.second)
-    np.testing.assert_allclose(parts.cluster, whole.cluster)
-    assert parts.entropy == pytest.approx(whole.entropy)
-
-
-def test_responsibilities_are_bayes_rule_with_the_vector_integrated_out(rng):
-    n, k, d = 4, 3, 5
-    evidence, pull = rng.standard_normal((n, d)), rng.standard_normal((k, d))
-    prior = rng.dirichlet(np.ones(k), size=n)
-    message = rng.standard_normal((n, k))
-    uniform = _unit(rng.standard_normal((400_000, d)))
-    score = np.empty((n, k))
-    for i in range(n):
-        for c in range(k):
-            score[i, c] = (
-                prior[i, c] * np.exp(message[i, c]) * np.exp(uniform @ (evidence[i] + pull[c])).mean()
-            )
-    expected = score / score.sum(axis=1, keepdims=True)
-    found = clusters.respond(evidence, pull, sp.csr_array(prior), message).toarray()
-    np.testing.assert_allclose(found, expected, atol=0.01)
-
-
-def test_a_code_never_joins_a_cluster_that_its_prior_excludes(rng):
-    prior = sp.csr_array(np.array([[1.0, 0.0], [0.5, 0.5]]))
-    pull = np.array([[-50.0, 0.0], [50.0, 0.0]])
-    found = clusters.respond(np.array([[50.0, 0.0], [50.0, 0.0]]), pull, prior, None).toarray()
-    assert found[0].tolist() == [1.0, 0.0]
-    assert found[1, 1] == pytest.approx(1.0)
 
 
 def test_many_small_clusters_do_not_raise_the_concentration(rng):
@@ -105,14 +32,21 @@ def test_many_small_clusters_do_not_raise_the_concentration(rng):
     assert corrected == pytest.approx(kappa, rel=0.08)
 
 
-def test_the_concentration_maximises_the_mixture_bound(rng):
-    q, where = _mixture(rng, 60, 4, 3)
-    m = clusters.moments(q, where, None)
-    centers = _unit(m.cluster)
-    best = clusters.fit_concentration(float(np.sum(centers * m.cluster)), 60, 3, 4.0)
-    value = clusters.mixture_bound(m, centers, best, 4.0)
+def test_the_concentration_maximises_the_likelihood_less_the_fitted_means():
+    n, d, along, freedom = 60, 3, 51.0, 4.0
+    best = clusters.fit_concentration(along, n, d, freedom)
+
+    def value(kappa):
+        constant = float(vmf.log_normalizer(d, kappa))
+        return n * constant + kappa * along - freedom * (constant + kappa)
+
     for other in (0.99 * best, 1.01 * best):
-        assert clusters.mixture_bound(m, centers, other, 4.0) < value
+        assert value(other) < value(best)
+
+
+def test_the_concentration_stays_finite_where_codes_sit_on_their_means():
+    assert np.isfinite(clusters.fit_concentration(60.0, 60, 5, 10.0))
+    assert 0.0 < clusters.fit_concentration(0.0, 60, 5, 10.0) < 1.0
 
 
 @pytest.mark.parametrize("method", ["average", "k-means", "spherical"])
@@ -150,6 +84,13 @@ def test_groups_go_to_the_columns_that_the_prior_names(rng):
     prior[np.arange(30), wanted[z]] = 0.4
     found, _ = clusters.start_clusters(points, 3, sp.csr_array(prior))
     assert np.argmax(found, axis=1).tolist() == np.argsort(wanted).tolist()
+
+
+def test_log_prior_rows_are_uniform_without_a_prior_and_minus_infinity_where_it_is_zero():
+    np.testing.assert_allclose(clusters.log_prior_rows(None, slice(0, 2), 4), np.full((1, 4), -np.log(4)))
+    prior = sp.csr_array(np.array([[1.0, 0.0], [0.25, 0.75], [0.5, 0.5]]))
+    found = clusters.log_prior_rows(prior, slice(0, 2), 2)
+    np.testing.assert_array_equal(found, [[0.0, -np.inf], np.log([0.25, 0.75])])
 
 
 @pytest.mark.parametrize("rows", [[[0.5, 0.4]], [[1.5, -0.5]], [[np.nan, 1.0]], [[0.0, 0.0]]])

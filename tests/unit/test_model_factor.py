@@ -1,4 +1,4 @@
-"""Sources, their alignment, and the factor layer."""
+"""Sources, their principal axes, and their alignment."""
 
 import numpy as np
 import pytest
@@ -58,49 +58,37 @@ def test_compression_does_not_see_a_rotation_of_the_columns():
     np.testing.assert_allclose(one.scores, two.scores, atol=1e-10)
 
 
-def test_loadings_maximise_the_likelihood_that_they_report():
+def test_energy_of_axes_left_out_is_kept_as_rest():
     rng = np.random.default_rng(0)
+    matrix = rng.standard_normal((30, 8)) * np.arange(8, 0, -1)
+    singular = np.linalg.svd(matrix, compute_uv=False)
+    view = factor.compress(Source("a", np.arange(30), matrix), axes=3)
+    assert view.scores.shape == (30, 3)
+    assert view.columns == 8
+    assert view.rest == pytest.approx(np.sum(singular[3:] ** 2))
+    assert view.energy == pytest.approx(np.sum(matrix**2))
+    full = factor.compress(Source("a", np.arange(30), matrix))
+    assert full.rest == 0.0
+    np.testing.assert_allclose(view.scores, full.scores[:, :3], atol=1e-10)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 2.0, 4.0])
+def test_a_column_scaling_keeps_the_energy_and_weighs_the_axes(exponent):
+    matrix = np.random.default_rng(1).standard_normal((30, 8)) * np.arange(8, 0, -1)
+    view = factor.compress(Source("a", np.arange(30), matrix), axes=5)
+    scaled = view.rescaled(exponent)
+    assert scaled.energy == pytest.approx(view.energy)
+    before, after = (np.linalg.norm(v.scores, axis=0) for v in (view, scaled))
+    np.testing.assert_allclose(after / after[0], (before / before[0]) ** exponent)
+
+
+def test_patterns_say_which_source_holds_which_code():
     _, sources = _exact_sources([range(30), range(10, 40)])
-    views = [factor.compress(s) for s in sources]
-    where = factor.patterns(views, 40)
-    mean = 0.9 * _unit(rng.standard_normal((40, 4)))
-    second = np.stack(
-        [
-            mean[where.pattern == p].T @ mean[where.pattern == p]
-            + (where.pattern == p).sum() * 0.05 * np.eye(4)
-            for p in range(len(where.held))
-        ]
-    )
-    best = factor.fit_loadings(views, where, mean, second)
-
-    def value(loadings):
-        return factor.expected_log_likelihood(views, where, loadings, mean, second)
-
-    for change in (1e-3, -1e-3):
-        matrices = tuple(b + change * rng.standard_normal(b.shape) for b in best.matrices)
-        assert value(factor.Loadings(matrices, best.noise)) < value(best)
-        noise = tuple(v * (1 + change) for v in best.noise)
-        assert value(factor.Loadings(best.matrices, noise)) < value(best)
-
-
-def test_evidence_is_the_gradient_of_the_likelihood():
-    _, sources = _exact_sources([range(30), range(10, 40)])
-    views = [factor.compress(s) for s in sources]
-    where = factor.patterns(views, 40)
-    loadings = factor.Loadings(tuple(np.ones((v.scores.shape[1], 2)) for v in views), (0.5, 2.0))
-    precision, linear = factor.evidence(views, where, loadings)
-    u = np.array([0.3, -0.4])
-
-    def log_density(code):
-        total = 0.0
-        for view, b, s2 in zip(views, loadings.matrices, loadings.noise, strict=True):
-            for row in view.scores[view.codes == code]:
-                total += -((row - b @ u) ** 2).sum() / (2 * s2) + (row**2).sum() / (2 * s2)
-        return total
-
-    for code in (0, 15, 35):
-        quadratic = linear[code] @ u - 0.5 * u @ precision[where.pattern[code]] @ u
-        assert quadratic == pytest.approx(log_density(code))
+    where = factor.patterns([factor.compress(s) for s in sources], 40)
+    held = where.held[where.pattern]
+    np.testing.assert_array_equal(held[:, 0], np.arange(40) < 30)
+    np.testing.assert_array_equal(held[:, 1], np.arange(40) >= 10)
+    assert len(where.held) == 3
 
 
 def test_alignment_recovers_one_embedding_from_rotated_parts():

@@ -57,8 +57,8 @@ def choose_structure(blocks: Sequence[Array], candidates: Sequence[Structure], f
     Args:
         blocks: standardised (n, p_s).
         candidates: of `candidate_structures`.
-        folds: number of folds on each side. (On 32 data sets, 24 of them with structures that were partly shared,
-            2 and the published 3 chose the same structure, and 3 took twice as long.)
+        folds: number of folds on each side. (On 24 data sets with planted structures 2 folds got as much of each
+            right as the published 3, and 3 took twice as long.)
     """
     if len(candidates) == 1:
         return candidates[0]
