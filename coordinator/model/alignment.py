@@ -23,7 +23,9 @@ _EXPONENTS = (1.0, 2.0, 3.0, 4.0)
 _FOLDS = 5
 _FEW_FOLDS = 2  # where an alignment takes seconds
 _LARGE = 1_000_000  # numbers in an embedding, above which it does
-_GRAM_FROM = 512  # columns above which singular vectors come from the Gram matrix: 5 times faster, half the digits
+_GRAM_FROM = (
+    512  # columns above which singular vectors come from the Gram matrix: 5 times faster, half the digits
+)
 _MOST_HELD_OUT = 500  # shared codes that the choice of the exponent looks at
 
 
@@ -42,8 +44,13 @@ class Alignment:
     warnings: tuple[str, ...]
 
 
-def check_connected(views: Sequence[View], n_codes: int) -> None:
+def check_connected(views: Sequence[View], n_codes: int, names: Sequence[str] | None = None) -> None:
     """Refuse data that no alignment can join.
+
+    Args:
+        views: the sources.
+        n_codes: n, the size of the union vocabulary.
+        names: the codes' names for messages; their rows without them.
 
     Raises:
         FitError: a code is in no source or outside the vocabulary, or sources share no path of codes.
@@ -55,9 +62,9 @@ def check_connected(views: Sequence[View], n_codes: int) -> None:
         held[s, view.codes] = True
     missing = np.flatnonzero(~held.any(axis=0))
     if missing.size:
-        shown = ", ".join(map(str, missing[:5])) + (" ..." if missing.size > 5 else "")
+        shown = ", ".join(f"row {i}" if names is None else names[i] for i in missing[:5])
         raise FitError(
-            f"{missing.size} of {n_codes} codes are in no source: row {shown}",
+            f"{missing.size} of {n_codes} codes are in no source: {shown}{' ...' * (missing.size > 5)}",
             why="a code without data has no place in the embedding",
             do="leave these codes out of the vocabulary",
         )
@@ -72,9 +79,7 @@ def check_connected(views: Sequence[View], n_codes: int) -> None:
         )
 
 
-def align(
-    views: Sequence[View], n_codes: int, dim: int, refinements: int = _REFINEMENTS
-) -> Alignment:
+def align(views: Sequence[View], n_codes: int, dim: int, refinements: int = _REFINEMENTS) -> Alignment:
     """Join the views by Procrustes on their leading axes.
 
     The view with most codes comes first, then always the one that shares most codes with those joined. Where

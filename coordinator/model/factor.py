@@ -15,6 +15,7 @@ from protocol.errors import FitError
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 
+
 @dataclass(frozen=True, eq=False)
 class Source:
     """One site's (or one view's) embedding of the codes that it holds.

@@ -1,6 +1,6 @@
 """The factor layer on a device: loadings, noise, and what the data say of each code.
 
-    x_i^s = B_s u_i + e,  e ~ N(0, sigma_s^2 I)
+x_i^s = B_s u_i + e,  e ~ N(0, sigma_s^2 I)
 """
 
 from __future__ import annotations

@@ -130,7 +130,9 @@ def fit_link(counts: SimilarCounts, centers: Tensor, link: tuple[float, float]) 
         curvature += _LINK_RIDGE * torch.eye(2, dtype=theta.dtype, device=theta.device)
         return value, slope, lambda right: torch.linalg.solve(curvature, right)
 
-    theta = _newton(torch.tensor(link, dtype=centers.dtype, device=centers.device), derivatives, _NEWTON_STEPS)
+    theta = _newton(
+        torch.tensor(link, dtype=centers.dtype, device=centers.device), derivatives, _NEWTON_STEPS
+    )
     return float(theta[0]), float(theta[1])
 
 
@@ -249,7 +251,9 @@ def _conjugate_gradients(curve: Callable[[Tensor], Tensor], right: Tensor) -> Te
 
 
 def _newton(
-    theta: Tensor, derivatives: Callable[[Tensor], tuple[float, Tensor, Callable[[Tensor], Tensor]]], steps: int
+    theta: Tensor,
+    derivatives: Callable[[Tensor], tuple[float, Tensor, Callable[[Tensor], Tensor]]],
+    steps: int,
 ) -> Tensor:
     """Maximise a concave function; a step that lowers it is halved, so the value never falls."""
     value, slope, solve = derivatives(theta)

@@ -173,28 +173,27 @@ def refit(around: Surroundings, rows: Index, columns: list[int], centers: Array,
     squares = np.sum(h**2, axis=1)[:, None] + around.kappa**2
     log_prior = around.log_prior(rows, columns)
     known = _pairs(around, rows)
-    best: Refit | None = None
-    r: Array | None = None
+    # No memberships yet, so that the first scores go without the pairs among these codes.
+    r = np.zeros((len(rows), len(columns)))
+    best = Refit(-np.inf, r, centers)
     for step in range(steps + 1):
         length = np.sqrt(np.maximum(squares + 2.0 * around.kappa * (h @ centers.T), 1e-24))
         own = log_prior - vmf.log_normalizer(dim, length)
         outside, like, unlike = _messages(around, known, centers)
-        for _ in range(1 if r is None else 2):
+        for _ in range(2):
             score = own + outside
-            if known is not None and r is not None:
+            if known is not None:
                 score = score + known.positive @ (r @ like) + known.every @ (r @ unlike)
             r = np.exp(score - logsumexp(score, axis=1, keepdims=True))
         value = float(np.sum(r * np.where(r > 0.0, own + outside - np.log(np.maximum(r, 1e-300)), 0.0)))
         if known is not None:
             value += 0.5 * float(np.sum(r * (known.positive @ (r @ like) + known.every @ (r @ unlike))))
-        if best is None or value > best.value:
+        if value > best.value:
             best = Refit(value, r, centers)
         if step < steps:
             pull = r * vmf.mean_resultant(dim, length) / length
             sums = around.kappa * (pull.T @ h + around.kappa * pull.sum(axis=0)[:, None] * centers)
             centers = _moved_centers(around, known, r, sums, centers)
-    if best is None:
-        raise ValueError("steps must be at least 0")
     return best
 
 
@@ -203,9 +202,7 @@ def _pairs(around: Surroundings, rows: Index) -> _Pairs | None:
         return None
     own = around.responsibilities[rows]
     inside = [graph[rows][:, rows] for graph in around.graphs]
-    outside = [
-        (near[rows] - graph @ own).toarray() for near, graph in zip(around.near, inside, strict=True)
-    ]
+    outside = [(near[rows] - graph @ own).toarray() for near, graph in zip(around.near, inside, strict=True)]
     return _Pairs(inside[0].toarray(), inside[1].toarray(), outside[0], outside[1])
 
 
@@ -272,7 +269,7 @@ def _moves(around: Surroundings, tries: int) -> list[Move]:
         key=lambda pair: -pair[0],
     )
     uses: dict[tuple[str, int], int] = {}
-    chosen = []
+    chosen: list[Move] = []
     for _, merge, split in pairs:
         keys = (("merge", merge), ("split", split))
         if len(chosen) == tries or any(uses.get(key, 0) >= _PROPOSALS for key in keys):
@@ -303,6 +300,8 @@ def _merges(around: Surroundings, nearest: dict[int, list[int]]) -> Iterator[tup
             if not len(around.members[j]) or (j < k and k in nearest[j]):
                 continue
             rows = np.concatenate([around.members[k], around.members[j]])
+            if np.isneginf(around.log_prior(rows, [k])).any():
+                continue
             apart = refit(around, rows, [k, j], around.centers[[k, j]], 0)
             joined = refit(around, rows, [k], _joined(around, k, j), 2)
             yield joined.value - apart.value, k, j
@@ -358,7 +357,7 @@ def _joined(around: Surroundings, a: int, b: int) -> Array:
 def _disjoint(moves: list[Move]) -> list[Move]:
     """The best moves of which no two touch the same cluster."""
     used: set[int] = set()
-    chosen = []
+    chosen: list[Move] = []
     for move in moves:
         if move.gain > _WORTHWHILE and not used & set(move.columns):
             chosen.append(move)

@@ -55,6 +55,7 @@ def fit_smile(
     rounds: int | None = None,
     most: int = 64,
     device: str = "cpu",
+    names: Sequence[str] | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> SmileFit:
     """Fit SMILE to embeddings of different sources.
@@ -95,6 +96,7 @@ def fit_smile(
             above 30 million.
         most: where the prior allows a code more clusters than this, its likeliest ones are kept.
         device: of the tensors, as torch names it: "cpu" or "cuda". The search runs on the host.
+        names: the codes' names, for messages.
         progress: called after each iteration with its number and the bound.
 
     Raises:
@@ -122,7 +124,9 @@ def fit_smile(
             relatedness_weight=relatedness_weight,
             progress=progress,
         )
-    views, chosen = _views(sources, n_codes, dim, exponent)
+    if names is not None and len(names) != n_codes:
+        raise ValueError(f"{len(names)} names do not go with {n_codes} codes")
+    views, chosen = _views(sources, n_codes, dim, exponent, names)
     for relations in (similar, related):
         if relations is not None:
             relations.check(n_codes)
@@ -217,12 +221,16 @@ class _Run:
 
 
 def _views(
-    sources: Sequence[Source], n_codes: int, dim: int, exponent: float | None
+    sources: Sequence[Source],
+    n_codes: int,
+    dim: int,
+    exponent: float | None,
+    names: Sequence[str] | None,
 ) -> tuple[tuple[View, ...], float]:
     if not sources:
         raise FitError("there is no source to fit", do="open at least one site's release first")
     views = tuple(factor.compress(source, _AXES * dim + _MORE_AXES) for source in sources)
-    alignment.check_connected(views, n_codes)
+    alignment.check_connected(views, n_codes, names)
     chosen = alignment.choose_exponent(views, n_codes, dim) if exponent is None else exponent
     return tuple(view.rescaled(chosen) for view in views), chosen
 
@@ -254,7 +262,7 @@ def _result(
         centers=parameters.centers.cpu().numpy(),
         labels=np.asarray(r.argmax(axis=1), dtype=np.intp).reshape(-1),
         posterior=np.asarray(r.max(axis=1).toarray()).reshape(-1),
-        kappa=fit_concentration(along, *m.mean.shape, freedom),
+        kappa=fit_concentration(along, m.mean.shape[0], m.mean.shape[1], freedom),
         relatedness=parameters.relatedness.matrix.cpu().numpy(),
         history=history,
         noise=parameters.loadings.noise,

@@ -53,7 +53,8 @@ class Pattern:
     def products(self, left: Tensor, right: Tensor) -> Tensor:
         """Inner products left_i'right_j of (n, d) and (m, d) rows at each entry (i, j)."""
         empty = self.matrix(torch.zeros(len(self.row), dtype=left.dtype, device=left.device))
-        return torch.sparse.sampled_addmm(empty, left, right.T, beta=0.0).values()
+        product: Tensor = torch.sparse.sampled_addmm(empty, left, right.T, beta=0.0)
+        return product.values()
 
     def row_sums(self, values: Tensor) -> Tensor:
         """(n,) sums of the entries of each row."""

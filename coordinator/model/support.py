@@ -62,10 +62,10 @@ def nearest(
         log_prior = torch.from_numpy(log_prior_rows(prior, rows, n_clusters)).to(h.device).expand(len(h), -1)
         score = log_prior - vmf.log_normalizer_of(dim, length)
         chosen = torch.zeros_like(score, dtype=torch.bool)
-        chosen.scatter_(1, torch.topk(score, most - by_pairs, dim=1).indices, True)  # noqa: FBT003
+        chosen.scatter_(1, torch.topk(score, most - by_pairs, dim=1).indices, True)
         if near is not None:
             pairs = dense_rows(near.near_positive, rows)
-            chosen.scatter_(1, torch.topk(pairs, by_pairs, dim=1).indices, True)  # noqa: FBT003
+            chosen.scatter_(1, torch.topk(pairs, by_pairs, dim=1).indices, True)
         if old is not None:
             pattern = old.support.pattern
             part = slice(int(pattern.start[rows.start]), int(pattern.start[rows.stop]))

@@ -20,8 +20,8 @@ import scipy.sparse as sp
 
 from coordinator.model import alignment, clusters, vmf
 from coordinator.model.factor import Array, Index, Source, View, compress, patterns
-from coordinator.model.noise import fit_noise, whitened
 from coordinator.model.fit import SmileFit
+from coordinator.model.noise import fit_noise, whitened
 
 _SHRINKAGE = 3.0  # t in units of d: how far noisy directions are pulled to zero
 _KEPT = 1e-4  # responsibilities below this are dropped, and the rest normalised again

@@ -102,9 +102,7 @@ def start(problem: Problem, points: Array, n_clusters: int, method: str, seed: i
     freedom = min(n_clusters, clusters.MOST_MEANS * n)
     mean = torch.from_numpy(points).to(problem.device)
     pattern = problem.where.pattern
-    second = torch.stack(
-        [mean[pattern == p].T @ mean[pattern == p] for p in range(len(problem.where.held))]
-    )
+    second = torch.stack([mean[pattern == p].T @ mean[pattern == p] for p in range(len(problem.where.held))])
     # A source can hold fewer codes than there are dimensions.
     second += 1e-6 * n * torch.eye(dim, dtype=mean.dtype, device=mean.device) / dim
     relatedness = Relatedness(mean.new_zeros((dim, dim)), 0.0)

@@ -213,7 +213,7 @@ def _horner(coefficients: list[float], x: Real) -> Real:
 
 
 def _namespace(x: Any) -> Any:
-    """numpy or torch; torch is not imported here, since whoever passes a tensor has imported it."""
+    """Numpy or torch; torch is not imported here, since whoever passes a tensor has imported it."""
     return np if isinstance(x, np.ndarray) else sys.modules["torch"]
 
 

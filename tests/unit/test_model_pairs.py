@@ -96,7 +96,9 @@ def test_the_similar_message_is_the_slope_of_the_value_in_a_codes_responsibiliti
 def test_blocks_of_rows_do_not_change_the_message(rng, path, monkeypatch):
     _, _, on, counts, centers = _similar(rng)
     whole = pairs.similar_message(counts, on, torch.from_numpy(centers), (-1.0, 2.0))
-    monkeypatch.setattr(pairs, "row_blocks", lambda n, _: [slice(low, min(low + 4, n)) for low in range(0, n, 4)])
+    monkeypatch.setattr(
+        pairs, "row_blocks", lambda n, _: [slice(low, min(low + 4, n)) for low in range(0, n, 4)]
+    )
     parts = pairs.similar_message(counts, on, torch.from_numpy(centers), (-1.0, 2.0))
     np.testing.assert_allclose(parts.numpy(), whole.numpy(), atol=1e-12)
 
@@ -122,7 +124,8 @@ def test_the_similar_gradient_is_the_slope_of_the_value_in_the_centers(rng):
     _, _, _, counts, centers = _similar(rng)
     change, link, step = rng.standard_normal(centers.shape), (-0.5, 1.5), 1e-5
     up, down = (
-        pairs.similar_value(counts, torch.from_numpy(centers + sign * step * change), link) for sign in (1, -1)
+        pairs.similar_value(counts, torch.from_numpy(centers + sign * step * change), link)
+        for sign in (1, -1)
     )
     gradient = pairs.similar_gradient(counts, torch.from_numpy(centers), link).numpy()
     assert np.sum(gradient * change) == pytest.approx((up - down) / (2 * step), rel=1e-6)
@@ -157,9 +160,7 @@ def test_the_similar_information_is_slope_along_and_curvature_across_each_center
                 within = expected.every[c, c], expected.positive[c, c]
                 logits = link[0] + link[1] * np.array([shifted[c] @ shifted[c], 1.0])
                 own = [float(within[1] * x + within[0] * _log_sigmoid(-x)) for x in logits]
-                moved.append(
-                    pairs.similar_value(expected, torch.from_numpy(shifted), link) - own[0] + own[1]
-                )
+                moved.append(pairs.similar_value(expected, torch.from_numpy(shifted), link) - own[0] + own[1])
             total -= (moved[0] - 2.0 * moved[1] + moved[2]) / step**2
         assert curvature[c] == pytest.approx(total / (d - 1), rel=1e-4)
 

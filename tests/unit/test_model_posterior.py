@@ -170,7 +170,10 @@ def test_the_nearest_support_is_every_allowed_cluster_where_there_are_few(rng, c
     allowed = rng.random((n, k)) < 0.6 if categories else np.ones((n, k), dtype=bool)
     allowed[:, 0] |= ~allowed.any(axis=1)
     prior = sp.csr_array(allowed / allowed.sum(axis=1, keepdims=True)) if categories else None
-    evidence, pull = torch.from_numpy(rng.standard_normal((n, d))), torch.from_numpy(rng.standard_normal((k, d)))
+    evidence, pull = (
+        torch.from_numpy(rng.standard_normal((n, d))),
+        torch.from_numpy(rng.standard_normal((k, d))),
+    )
     found = support.nearest(prior, k, evidence, pull, None, None)
     dense = found.pattern.to_scipy(torch.ones_like(found.log_prior)).toarray()
     np.testing.assert_array_equal(dense > 0, allowed)
@@ -224,7 +227,9 @@ def test_blocks_of_rows_do_not_change_the_nearest_support(rng, monkeypatch):
     graph = pairs.similar_on(Relations(np.c_[np.arange(20), np.arange(1, 21)], np.arange(20) < 12), n, CPU)
     near = pairs.count(graph, q.support.pattern, q.responsibilities)
     whole = support.nearest(None, most, h, c, near, q)
-    monkeypatch.setattr(support, "row_blocks", lambda n, _: [slice(low, min(low + 5, n)) for low in range(0, n, 5)])
+    monkeypatch.setattr(
+        support, "row_blocks", lambda n, _: [slice(low, min(low + 5, n)) for low in range(0, n, 5)]
+    )
     parts = support.nearest(None, most, h, c, near, q)
     for one, other in ((whole.pattern.row, parts.pattern.row), (whole.pattern.column, parts.pattern.column)):
         assert torch.equal(one, other)
