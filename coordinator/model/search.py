@@ -8,6 +8,7 @@ else held fixed, and what looks best there is kept only if the bound of the whol
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -151,7 +152,7 @@ def surroundings(
         prior=problem.prior,
         graphs=graphs if near is not None else None,
         near=near,
-        members=[order[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True)],
+        members=[order[low:high] for low, high in itertools.pairwise(bounds)],
     )
 
 

@@ -107,7 +107,7 @@ def test_on_the_papers_simulation(cell: str) -> None:
     scores: Scores = defaultdict(list)
     for seed in range(FIRST_SEED, FIRST_SEED + SEEDS):
         simulation = simulate_paper(seed, **CELLS[cell])
-        methods = ("SMILE", "SMILE plug-in", "pairs alone", *RIVALS) if FULL else ("SMILE", *RIVALS)
+        methods = ("SMILE", "pairs alone", *RIVALS) if FULL else ("SMILE", *RIVALS)
         _collect(simulation, methods, seed, scores)
         scores[PROTOTYPE].append(_run_prototype(module, simulation))
     _show(f"{cell}, {SEEDS} replications", ["AMI", "accuracy of U", "kappa", "seconds"], scores)

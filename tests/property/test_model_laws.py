@@ -160,7 +160,7 @@ def test_every_fit_keeps_its_promises(seed, clusters, noise, shared):
     np.testing.assert_allclose(np.linalg.norm(fit.centers, axis=1), 1.0)
     assert ((fit.posterior > 0.0) & (fit.posterior <= 1.0 + 1e-12)).all()
     np.testing.assert_allclose(fit.responsibilities.sum(axis=1), 1.0)
-    assert np.diff(fit.history).min(initial=0.0) >= 0.0
+    _never_falls(fit.history)
     assert all(s2 > 0.0 for s2 in fit.noise)
 
 
@@ -179,7 +179,12 @@ def test_no_accepted_step_lowers_the_bound(seed, kappa, similarity, relatedness,
         similarity_weight=similarity, relatedness_weight=relatedness, most=most, tol=0.0, iterations=25
     )
     assert len(fit.history) > 5
-    assert np.diff(fit.history).min() >= 0.0
+    _never_falls(fit.history)
+
+
+def _never_falls(history):
+    """At the maximum, the last digits are rounded."""
+    assert np.diff(history).min(initial=0.0) >= -1e-12 * abs(history[-1])
 
 
 @pytest.mark.parametrize("name", ["anchored", "pairs"])
@@ -334,11 +339,11 @@ def test_a_source_of_pure_noise_does_no_harm(scale):
 def test_a_few_candidates_a_code_reach_nearly_the_bound_of_all_clusters(with_pairs):
     made = _paper(200, 40, 1, kappa=60.0)
     data = replace(made, prior=None) if with_pairs else Case(made.sources, 200, 40, 4)
-    whole, few = (data.fit(most=most, rounds=0, tol=1e-4) for most in (40, 8))
-    assert few.history[-1] == pytest.approx(whole.history[-1], abs=0.01 * data.n)
+    whole, few, fewest = (data.fit(most=most, rounds=0, tol=1e-4) for most in (40, 8, 2))
+    assert few.history[-1] == pytest.approx(whole.history[-1], abs=1e-4 * data.n)
     assert ami(whole.labels, few.labels) > 0.98
-    # From the start, the fit gains far more than this.
-    assert np.ptp(whole.history) > 0.02 * data.n
+    # Two are too few: the choice of candidates does matter here.
+    assert fewest.history[-1] < whole.history[-1] - 0.01 * data.n
 
 
 def test_a_code_that_no_source_holds_is_refused_with_its_name():
