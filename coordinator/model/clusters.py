@@ -13,6 +13,9 @@ from coordinator.model.factor import Array, Index
 from protocol.errors import FitError
 
 _MOST_FOR_LINKAGE = 8000  # rows; average linkage keeps all pairwise distances
+_LARGE = 50_000_000  # codes times groups above which a k-means takes shortcuts
+_SWEEPS, _FEW_SWEEPS = 50, 10
+_BLOCK = 1 << 22  # inner products formed at once
 # Of the number of codes: with a mean for almost every code, nothing is left to tell kappa by.
 MOST_MEANS = 0.8
 _ANCHORED = 0.5  # a prior probability from which a code starts in that cluster
@@ -146,16 +149,28 @@ def group(points: Array, count: int, method: str, seed: int) -> Index:
 def _k_means(points: Array, count: int, seed: int, *, spherical: bool) -> Index:
     if not spherical:
         return np.asarray(KMeans(count, n_init=3, random_state=seed).fit_predict(points), dtype=np.intp)
-    centers, _ = kmeans_plusplus(points, count, random_state=seed)
-    label: Index = np.argmax(points @ centers.T, axis=1)
-    for _ in range(50):
+    if len(points) * count > _LARGE:
+        # k-means++ passes over all codes for each center.
+        chosen = np.random.default_rng(seed).choice(len(points), count, replace=False)
+        centers, sweeps = points[np.sort(chosen)], _FEW_SWEEPS
+    else:
+        centers, sweeps = kmeans_plusplus(points, count, random_state=seed)[0], _SWEEPS
+    label = _nearest(points, centers)
+    for _ in range(sweeps):
         centers = np.zeros_like(centers)
         np.add.at(centers, label, points)
-        new = np.argmax(points @ unit_rows(centers).T, axis=1)
+        new = _nearest(points, unit_rows(centers))
         if np.array_equal(new, label):
             break
         label = new
     return label
+
+
+def _nearest(points: Array, centers: Array) -> Index:
+    """The center of greatest inner product, a block of codes at a time: all products at once could fill the memory."""
+    step = max(1, _BLOCK // len(centers))
+    parts = [np.argmax(points[low : low + step] @ centers.T, axis=1) for low in range(0, len(points), step)]
+    return np.concatenate(parts)
 
 
 def _match_columns(

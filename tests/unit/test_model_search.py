@@ -191,6 +191,25 @@ def test_at_the_best_maximum_nothing_is_moved(rng):
         np.testing.assert_array_equal(_labels(better), _labels(state))
 
 
+def test_a_move_that_only_the_small_problem_likes_is_not_kept(rng, monkeypatch):
+    x, u, _, _ = _mixture(rng)
+    problem = _problem(x, K)
+    state = variational.start(problem, u, K, "average", 0)
+    for _ in range(60):
+        state = variational.iterate(problem, state, settled=True)
+
+    def bad(around, tries):
+        """Two clusters joined and the spare one sent to nowhere, with a gain that is not there."""
+        columns = [0, 1]
+        rows = np.concatenate([around.members[c] for c in columns])
+        joined = search._joined(around, 0, 1)
+        refit = search.refit(around, rows, columns, np.vstack([joined, -joined]), 0)
+        return [search.Move(100.0, columns, rows, refit)]
+
+    monkeypatch.setattr(search, "_moves", bad)
+    assert list(search.improve(problem, state, None, rounds=3, tries=10)) == []
+
+
 def _categories(z, of_cluster):
     """Each code may join the clusters of its category."""
     allowed = of_cluster[z][:, None] == of_cluster

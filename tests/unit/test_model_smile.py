@@ -176,7 +176,7 @@ def test_an_unknown_fit_is_refused(paper):
     [{"dim": 1}, {"n_clusters": 0}, {"iterations": 0}, {"most": 1}, {"starts": ()}, {"starts": ("ward",)}],
 )
 def test_a_number_or_a_start_out_of_range_is_refused(paper, option):
-    with pytest.raises(ValueError, match="at least|start"):
+    with pytest.raises(ValueError, match=r"at least|start"):
         fit_smile(paper.sources, **({"n_codes": 300, "n_clusters": 30, "dim": 10} | option))
 
 
