@@ -21,6 +21,7 @@ from coordinator.model.sparse import Pattern, dense_rows, from_scipy, row_blocks
 
 _LINK_RIDGE = 0.01
 _RELATEDNESS_RIDGE = 1.0
+_INTERCEPT_RIDGE = 1e-6
 _NEWTON_STEPS = 5  # an iteration; the next one goes on from there
 _CONJUGATE_STEPS = 10
 _CONJUGATE_TOLERANCE = 0.05
@@ -171,10 +172,11 @@ def related_on(relations: Relations, n_codes: int, device: torch.device) -> Rela
 
 
 def related_value(pairs: Related, mean: Tensor, fitted: Relatedness) -> float:
-    """Log-likelihood of the related pairs at the posterior means, less |W|_F^2 / 2."""
+    """Log-likelihood of the related pairs at the posterior means, less small ridges |W|_F^2 / 2 and 5e-7 a_R^2."""
     logit = _logits(pairs, mean, fitted)
     value = torch.sum(pairs.positive * logit) + torch.sum(pairs.listed * logsigmoid(-logit))
-    return float(value - 0.5 * _RELATEDNESS_RIDGE * torch.sum(fitted.matrix**2))
+    ridge = _RELATEDNESS_RIDGE * torch.sum(fitted.matrix**2) + _INTERCEPT_RIDGE * fitted.intercept**2
+    return float(value - 0.5 * ridge)
 
 
 def related_evidence(pairs: Related, mean: Tensor, fitted: Relatedness) -> tuple[Tensor, Tensor]:
@@ -206,7 +208,7 @@ def fit_relatedness(pairs: Related, mean: Tensor, start: Relatedness, steps: int
         chance = torch.sigmoid(logit)
         weight = pairs.listed * chance * (1.0 - chance)
         ridge = torch.full_like(theta, _RELATEDNESS_RIDGE)
-        ridge[-1] = 1e-6
+        ridge[-1] = _INTERCEPT_RIDGE
 
         def curve(step: Tensor) -> Tensor:
             change = pairs.pattern.products(mean @ step[:-1].reshape(dim, dim), mean) + step[-1]

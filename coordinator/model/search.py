@@ -301,11 +301,14 @@ def _merges(around: Surroundings, nearest: dict[int, list[int]]) -> Iterator[tup
             if not len(around.members[j]) or (j < k and k in nearest[j]):
                 continue
             rows = np.concatenate([around.members[k], around.members[j]])
-            if np.isneginf(around.log_prior(rows, [k])).any():
+            # Where priors overlap in part, all of the codes may be allowed in one of the two.
+            barred = np.isneginf(around.log_prior(rows, [k, j])).any(axis=0)
+            if barred.all():
                 continue
+            stays, leaves = (j, k) if barred[0] else (k, j)
             apart = refit(around, rows, [k, j], around.centers[[k, j]], 0)
-            joined = refit(around, rows, [k], _joined(around, k, j), 2)
-            yield joined.value - apart.value, k, j
+            joined = refit(around, rows, [stays], _joined(around, k, j), 2)
+            yield joined.value - apart.value, stays, leaves
 
 
 def _splits(around: Surroundings, free: Index) -> Iterator[tuple[float, int, Array]]:

@@ -82,7 +82,7 @@ def fit_smile(
         related: related pairs, positive and negative.
         prior: (n, K) sparse pi, rows sum to 1; a row with a single 1 is an anchor. Uniform without it.
         fit: "variational", or "plug-in" for the published algorithm (`plugin.fit_plug_in`, which takes no
-            notice of `exponent`, `starts`, `rounds`, `most` and `device`).
+            notice of `exponent`, `starts`, `rounds`, `most`, `device` and `names`).
         seed: of the random numbers that the k-means starts and empty clusters use.
         iterations: at most this many before the search, and as many after it.
         tol: stop when an iteration gains less than this, in nats a code.
@@ -238,6 +238,8 @@ def _views(
 def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("the fit needs float64 and sparse matrices, which cpu and cuda have")  # noqa: TRY301
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise FitError(

@@ -16,7 +16,7 @@ from coordinator.simulation.generate import simulate_paper, simulate_sites
 from protocol.errors import FitError
 from tests.rivals import accuracy
 
-RULES = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+RULES = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,7 @@ def test_axes_are_left_out_where_there_are_many(monkeypatch):
 @pytest.mark.parametrize("scale", [1.0, 10.0])
 def test_a_source_of_pure_noise_does_no_harm(scale):
     lost = []
-    for seed in range(5):
+    for seed in range(4):
         made = simulate_paper(seed, n_codes=150, n_clusters=15, columns=30, dim=5, kappa=40.0)
         matrix = np.random.default_rng(seed).standard_normal((150, 30)) * scale / np.sqrt(30.0)
         with_noise = (Source("noise", np.arange(150), matrix), *made.sources)
