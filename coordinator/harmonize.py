@@ -13,7 +13,11 @@ import scipy.sparse as sp
 from coordinator.calibration import FOLDS, UNKNOWN, Calibration, calibrate
 from coordinator.mapping import MappingSet, make_mappings, with_probability
 from coordinator.model import SmileFit, fit_smile
+from coordinator.model.choose import choose_clusters
+from coordinator.model.factor import Index
 from coordinator.model.noise import whiten_sources
+from coordinator.model.prior import Membership, anchored_prior
+from coordinator.model.rivals import svd_embedding
 from coordinator.model.twostage import fit_two_stage
 from coordinator.union import UnionVocabulary, build_union, sources
 from protocol.arrays import decode_arrays, encode_arrays
@@ -57,8 +61,8 @@ def fit_releases(
 ) -> Harmonized:
     """Fit SMILE to the releases, map every code, and learn from hidden anchors how often mappings are right.
 
-    The number of clusters is the study's, or the number of standard codes that
-    the releases hold or anchor to: the codes that clusters are to be named by.
+    The number of clusters is the study's, or chosen for each category of code
+    systems (`choose.choose_clusters`).
 
     Raises:
         FitError: sites without a link, or no standard code at all.
@@ -70,8 +74,8 @@ def fit_releases(
             f"No release holds or names a code of the standard system {study.standard}",
             do="Name another standard in the study, or have the sites anchor codes to it",
         )
-    dim, n_clusters = fit_dim(releases, study), min(study.fit.clusters or len(union.standard), union.n_rows)
-    fit = _fit(releases, union, study, dim, n_clusters, lambda step, share: tell(step, share / 2))
+    dim = fit_dim(releases, study)
+    fit = _fit(releases, union, study, dim, lambda step, share: tell(step, share / 2))
     mappings = make_mappings(union, fit)
     folds = 0
 
@@ -80,12 +84,21 @@ def fit_releases(
         tell(f"hiding anchors, fold {folds + 1} of {FOLDS}", 0.5 + 0.5 * folds / FOLDS)
         folds += 1
         other = build_union(fewer, standard=study.standard)
-        return make_mappings(other, _fit(fewer, other, study, dim, min(n_clusters, other.n_rows)))
+        return make_mappings(other, _fit(fewer, other, study, dim))
 
     calibration = _calibrated(releases, again, study)
-    return Harmonized(
-        union, fit, with_probability(mappings, calibration.probability), calibration, n_clusters
-    )
+    probable = with_probability(mappings, calibration.probability)
+    return Harmonized(union, fit, probable, calibration, len(fit.centers))
+
+
+def row_categories(union: UnionVocabulary, study: StudySpec) -> Index:
+    """(n_rows,) the category of each row's codes, numbered; of several, that of the code that sorts last."""
+    category = {system.prefix: system.category for system in study.code_systems}
+    numbers = {name: number for number, name in enumerate(sorted(set(category.values())))}
+    found = np.zeros(union.n_rows, dtype=np.intp)
+    for row, code in [*zip(union.row, union.codes, strict=True), *union.standard.items()]:
+        found[row] = numbers[category[code.split(":", 1)[0]]]
+    return found
 
 
 def _fit(
@@ -93,25 +106,40 @@ def _fit(
     union: UnionVocabulary,
     study: StudySpec,
     dim: int,
-    n_clusters: int,
     progress: Progress | None = None,
 ) -> SmileFit:
     """The study's method on one union vocabulary."""
     data, seed, tell = sources(releases, union), study.fit.seed, progress or (lambda _step, _share: None)
+    categories = row_categories(union, study)
+    given = min(study.fit.clusters, union.n_rows) or None
     if study.fit.method == "two-stage":
         return fit_two_stage(
-            data, n_codes=union.n_rows, n_clusters=n_clusters, dim=dim, seed=seed, progress=tell
+            data,
+            n_codes=union.n_rows,
+            n_clusters=given,
+            dim=dim,
+            categories=categories,
+            seed=seed,
+            progress=tell,
         )
     most = study.fit.iterations
+    white = whiten_sources(data, union.n_rows, dim)
+    prior = None
+    if given is None:
+        chosen = choose_clusters(svd_embedding(white, union.n_rows, dim), categories, seed=seed)
+        of_cluster = np.repeat([c.category for c in chosen], [c.n_clusters for c in chosen])
+        given = len(of_cluster)
+        prior = anchored_prior(Membership(np.full(union.n_rows, -1), categories, of_cluster))
     return fit_smile(
-        whiten_sources(data, union.n_rows, dim),
+        white,
         n_codes=union.n_rows,
-        n_clusters=n_clusters,
+        n_clusters=given,
         dim=dim,
+        prior=prior,
         seed=seed,
         iterations=most,
         exponent=1.0,
-        progress=lambda i, _bound: tell(f"iteration {i + 1} of at most {most}", (i + 1) / most),
+        progress=lambda i, _bound: tell(f"iteration {i + 1}", min((i + 1) / (3 * most), 1.0)),
     )
 
 

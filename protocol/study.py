@@ -103,7 +103,7 @@ class Fit(_Section):
         0, ge=0, le=1024, description="Latent dimension; 0 takes three fifths of the smallest site dimension."
     )
     clusters: int = Field(
-        0, ge=0, description="Number of synonym clusters; 0 takes the released codes of the standard system."
+        0, ge=0, description="Number of synonym clusters; 0 chooses it for each category of code systems."
     )
     iterations: int = Field(40, ge=1, le=10_000, description="Most iterations of the variational fit.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the fit.")

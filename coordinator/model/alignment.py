@@ -63,8 +63,9 @@ def check_connected(views: Sequence[View], n_codes: int, names: Sequence[str] | 
     missing = np.flatnonzero(~held.any(axis=0))
     if missing.size:
         shown = ", ".join(f"row {i}" if names is None else names[i] for i in missing[:5])
+        shown += " ..." if missing.size > 5 else ""
         raise FitError(
-            f"{missing.size} of {n_codes} codes are in no source: {shown}{' ...' * (missing.size > 5)}",
+            f"{missing.size} of {n_codes} codes are in no source: {shown}",
             why="a code without data has no place in the embedding",
             do="leave these codes out of the vocabulary",
         )

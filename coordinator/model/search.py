@@ -302,7 +302,7 @@ def _merges(around: Surroundings, nearest: dict[int, list[int]]) -> Iterator[tup
                 continue
             rows = np.concatenate([around.members[k], around.members[j]])
             # Where priors overlap in part, all of the codes may be allowed in one of the two.
-            barred = np.isneginf(around.log_prior(rows, [k, j])).any(axis=0)
+            barred = np.asarray(np.isneginf(around.log_prior(rows, [k, j])).any(axis=0))
             if barred.all():
                 continue
             stays, leaves = (j, k) if barred[0] else (k, j)

@@ -73,9 +73,10 @@ class Pattern:
         return weight / self.row_sums(weight)[self.row]
 
     def to_scipy(self, values: Tensor) -> sp.csr_array:
-        """The matrix on the host."""
+        """The matrix on the host, a copy."""
         parts = (values, self.column, self.start)
-        data, column, start = (part.cpu().numpy() for part in parts)
+        # On the CPU the arrays would share the tensors' memory.
+        data, column, start = (part.cpu().numpy().copy() for part in parts)
         return sp.csr_array((data, column, start), shape=self.shape)
 
 

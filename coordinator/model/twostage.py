@@ -19,6 +19,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from coordinator.model import alignment, clusters, vmf
+from coordinator.model.choose import choose_clusters
 from coordinator.model.factor import Array, Index, Source, View, compress, patterns
 from coordinator.model.fit import SmileFit
 from coordinator.model.noise import fit_noise, whitened
@@ -32,8 +33,9 @@ def fit_two_stage(
     sources: Sequence[Source],
     *,
     n_codes: int,
-    n_clusters: int,
+    n_clusters: int | None,
     dim: int,
+    categories: Index | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> SmileFit:
@@ -42,8 +44,10 @@ def fit_two_stage(
     Args:
         sources: connected through shared codes.
         n_codes: n, the size of the union vocabulary.
-        n_clusters: K.
+        n_clusters: K; with None each category's number is chosen (`choose.choose_clusters`), and no cluster then
+            holds codes of two categories.
         dim: d >= 2, below every source's number of columns.
+        categories: (n,) category of each code, for the choice; one for all without it.
         seed: of the clustering above 8,000 codes, where it is spherical k-means.
         progress: told the step and the share done.
 
@@ -70,7 +74,13 @@ def fit_two_stage(
     ]
     embedding, rest = latent_means(white, noise.embedding)
     tell("grouping synonyms", 0.6)
-    labels = clusters.group(embedding, n_clusters, "average", seed)
+    if n_clusters is None:
+        labels = _grouped_by_category(
+            embedding, np.zeros(n_codes, np.intp) if categories is None else categories, seed
+        )
+        n_clusters = int(labels.max()) + 1
+    else:
+        labels = clusters.group(embedding, n_clusters, "average", seed)
     centers = np.zeros((n_clusters, dim))
     np.add.at(centers, labels, embedding)
     centers = alignment.unit_rows(centers)
@@ -92,6 +102,16 @@ def fit_two_stage(
         responsibilities=responsibilities,
         warnings=aligned.warnings,
     )
+
+
+def _grouped_by_category(embedding: Array, categories: Index, seed: int) -> Index:
+    labels = np.empty(len(embedding), dtype=np.intp)
+    taken = 0
+    for choice in choose_clusters(embedding, categories, seed=seed):
+        rows = np.flatnonzero(categories == choice.category)
+        labels[rows] = taken + clusters.group(embedding[rows], choice.n_clusters, "average", seed)
+        taken += choice.n_clusters
+    return labels
 
 
 def latent_means(views: Sequence[View], start: Array) -> tuple[Array, tuple[float, ...]]:

@@ -250,7 +250,8 @@ def _largest_eigenvalue(matrices: Tensor) -> Tensor:
     power = matrices / scale[:, None, None]
     for _ in range(5):
         power = power @ power
-    return scale * torch.linalg.matrix_norm(power) ** (1.0 / 32.0)
+    size: Tensor = torch.linalg.matrix_norm(power)
+    return scale * size ** (1.0 / 32.0)
 
 
 def _responsibilities(evidence: Tensor, pull: Tensor, allowed: Support, message: Tensor | None) -> Tensor:

@@ -83,7 +83,10 @@ def _show(title: str, columns: list[str], scores: Scores, reference: str = "SMIL
     """Means with standard errors, and the paired gain of the reference in the first column."""
     print(f"\n{title}\n{'':36s}" + "".join(f"{c:>17s}" for c in columns) + f"{'paired gain':>17s}")
     for method, rows in scores.items():
-        cells = [str(evaluation.mean_and_error(column)) for column in zip(*rows, strict=True)]
+        cells = [
+            "" if np.isnan(column).any() else str(evaluation.mean_and_error(column))
+            for column in zip(*rows, strict=True)
+        ]
         gain = "" if method == reference else str(_advantage(scores, method, reference=reference))
         print(f"{method:36s}" + "".join(f"{c:>17s}" for c in cells) + f"{gain:>17s}")
 

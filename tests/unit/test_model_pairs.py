@@ -216,10 +216,10 @@ def test_pairs_listed_twice_count_twice():
     assert on.positive.tolist() == [1.0, 1.0]
 
 
-def test_the_related_value_is_the_log_likelihood_less_the_ridge(rng):
+def test_the_related_value_is_the_log_likelihood_less_the_ridges(rng):
     relations, on, mean, fitted = _related(rng)
     w = fitted.matrix.numpy()
-    expected = -0.5 * np.sum(w**2)
+    expected = -0.5 * np.sum(w**2) - 0.5e-6 * fitted.intercept**2
     for (i, j), y in zip(relations.pairs, relations.labels, strict=True):
         logit = fitted.intercept + mean[i] @ w @ mean[j]
         expected += _log_sigmoid(logit if y else -logit)

@@ -6,25 +6,24 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-import scipy.sparse as sp
-from scipy import linalg
-from scipy.special import logsumexp
+import torch
+from torch import Tensor
 
-from coordinator.model import clusters, relations
-from coordinator.model.alignment import unit_rows
+from coordinator.model import clusters, pairs
 from coordinator.model.factor import Array
+from coordinator.model.loadings import evidence
+from coordinator.model.pairs import Relatedness
 from coordinator.model.plugin.objective import (
     Problem,
     State,
+    count,
     loadings_of,
     membership_value,
     objective,
-    pairs_of_clusters,
 )
-from coordinator.model.relations import ClusterPairs, Relatedness
 
 _NEGLIGIBLE = 1e-7  # responsibilities below this are dropped
-_BLOCK = 1 << 20  # dense entries formed at once
+_NEWTON_STEPS = 20
 _HALVINGS = 5
 _BISECTIONS = 60
 
@@ -32,15 +31,18 @@ _BISECTIONS = 60
 def start(problem: Problem, points: Array, n_clusters: int, seed: int) -> State:
     """The parameters that k-means of the points gives, (n, d) unit rows."""
     dim = points.shape[1]
-    centers, _ = clusters.start_clusters(points, n_clusters, problem.prior, method="k-means", seed=seed)
-    relatedness = Relatedness(np.zeros((dim, dim)), 0.0)
+    found, _ = clusters.start_clusters(points, n_clusters, problem.prior, method="k-means", seed=seed)
+    at, centers = torch.from_numpy(points), torch.from_numpy(found)
+    relatedness = Relatedness(at.new_zeros((dim, dim)), 0.0)
     if problem.related is not None:
-        relatedness = relations.fit_relatedness(problem.related, points, relatedness)
+        relatedness = pairs.fit_relatedness(problem.related, at, relatedness, _NEWTON_STEPS)
+    r = _respond(problem, at, centers, None)
     state = State(
-        points=points,
-        loadings=loadings_of(problem.views, points),
+        points=at,
+        loadings=loadings_of(problem.data, at),
         centers=centers,
-        responsibilities=_respond(problem, points, centers, None),
+        responsibilities=r,
+        counts=count(problem, r),
         link=(-2.0, 4.0),
         relatedness=relatedness,
         value=-np.inf,
@@ -71,13 +73,12 @@ def _sweep(problem: Problem, state: State) -> State:
     """Each block once; a step that would lower F is shortened."""
     base = state
     state = _move_responsibilities(problem, state)
-    pairs = pairs_of_clusters(problem, state.responsibilities)
-    state = _move_centers(problem, state, pairs)
-    if pairs is not None:
-        state = replace(state, link=relations.fit_link(pairs, state.centers, state.link))
-    state = replace(state, loadings=loadings_of(problem.views, state.points))
+    state = _move_centers(problem, state)
+    if state.counts is not None:
+        state = replace(state, link=pairs.fit_link(state.counts, state.centers, state.link))
+    state = replace(state, loadings=loadings_of(problem.data, state.points))
     if problem.related is not None:
-        fitted = relations.fit_relatedness(problem.related, state.points, state.relatedness)
+        fitted = pairs.fit_relatedness(problem.related, state.points, state.relatedness, _NEWTON_STEPS)
         state = replace(state, relatedness=fitted)
     state = _move_points(problem, state)
     state = replace(state, value=objective(problem, state))
@@ -85,21 +86,13 @@ def _sweep(problem: Problem, state: State) -> State:
     return state if state.value >= base.value else base
 
 
-def _respond(problem: Problem, points: Array, centers: Array, message: Array | None) -> sp.csr_array:
-    """r_ik proportional to pi_ik exp(kappa mu_k'u_i + message_ik)."""
-    n, n_clusters = len(points), len(centers)
-    step = max(1, _BLOCK // n_clusters)
-    blocks = []
-    for low in range(0, n, step):
-        rows = slice(low, min(low + step, n))
-        score = problem.kappa * (points[rows] @ centers.T)
-        score += clusters.log_prior_rows(problem.prior, rows, n_clusters)
-        if message is not None:
-            score += message[rows]
-        score = np.exp(score - logsumexp(score, axis=1, keepdims=True))
-        score[score < _NEGLIGIBLE] = 0.0
-        blocks.append(sp.csr_array(score / score.sum(axis=1, keepdims=True)))
-    return sp.csr_array(sp.vstack(blocks, format="csr"))
+def _respond(problem: Problem, points: Tensor, centers: Tensor, message: Tensor | None) -> Tensor:
+    """r_ik proportional to pi_ik exp(kappa mu_k'u_i + message_ik), at the support's entries."""
+    on = problem.support.pattern
+    score = problem.support.log_prior + problem.kappa * on.products(points, centers)
+    r = on.softmax(score if message is None else score + message)
+    r = torch.where(r < _NEGLIGIBLE, 0.0, r)
+    return r / on.row_sums(r)[on.row]
 
 
 def _move_responsibilities(problem: Problem, state: State) -> State:
@@ -109,40 +102,39 @@ def _move_responsibilities(problem: Problem, state: State) -> State:
     rises in the direction of that maximiser.
     """
     weights, message = problem.weights, None
-    if problem.graphs is not None and problem.messages:
-        message = (weights.similarity / weights.mixture) * relations.similarity_message(
-            state.responsibilities, problem.graphs, state.centers, state.link
+    if state.counts is not None and problem.messages:
+        message = (weights.similarity / weights.mixture) * pairs.similar_message(
+            state.counts, problem.support.pattern, state.centers, state.link
         )
     target = _respond(problem, state.points, state.centers, message)
-    if problem.graphs is None:
+    if state.counts is None:
         return replace(state, responsibilities=target)
     base, step = membership_value(problem, state), 1.0
     for _ in range(_HALVINGS):
-        r = sp.csr_array((1.0 - step) * state.responsibilities + step * target)
-        moved = replace(state, responsibilities=r)
+        r = (1.0 - step) * state.responsibilities + step * target
+        moved = replace(state, responsibilities=r, counts=count(problem, r))
         if membership_value(problem, moved) >= base:
             return moved
         step *= 0.5
     return state
 
 
-def _move_centers(problem: Problem, state: State, pairs: ClusterPairs | None) -> State:
+def _move_centers(problem: Problem, state: State) -> State:
     """mu_k along its gradient, normalised; with similar pairs, a step that lowers F is halved."""
     mixture, similarity, _ = problem.weights
-    pull = mixture * problem.kappa * np.asarray(state.responsibilities.T @ state.points)
+    counts, turned = state.counts, problem.support.pattern.transposed(state.responsibilities)
+    pull = mixture * problem.kappa * (turned @ state.points)
 
-    def value(centers: Array) -> float:
-        total = float(np.sum(pull * centers))
+    def value(centers: Tensor) -> float:
+        along = float(torch.sum(pull * centers))
         return (
-            total
-            if pairs is None
-            else total + similarity * relations.similarity_value(pairs, centers, state.link)
+            along if counts is None else along + similarity * pairs.similar_value(counts, centers, state.link)
         )
 
     slope = pull
-    if pairs is not None:
-        slope = pull + similarity * relations.similarity_gradient(pairs, state.centers, state.link)
-    target = np.where(np.any(slope != 0.0, axis=1)[:, None], unit_rows(slope), state.centers)
+    if counts is not None:
+        slope = pull + similarity * pairs.similar_gradient(counts, state.centers, state.link)
+    target = torch.where((slope != 0.0).any(dim=1, keepdim=True), _unit_rows(slope), state.centers)
     return replace(state, centers=_uphill(state.centers, target, value))
 
 
@@ -153,63 +145,57 @@ def _move_points(problem: Problem, state: State) -> State:
     pairs add their gradient and, as their curvature, its trace; then a step that lowers F is halved.
     """
     mixture, _, relatedness = problem.weights
-    linear = mixture * problem.kappa * np.asarray(state.responsibilities @ state.centers)
-    precision = np.zeros((len(problem.where.held), state.points.shape[1], state.points.shape[1]))
-    for s, (view, loading) in enumerate(zip(problem.views, state.loadings, strict=True)):
-        linear[view.codes] += view.scores @ loading / view.columns
-        precision[problem.where.held[:, s]] += loading.T @ loading / view.columns
-    target_of = linear
-    if problem.related is not None:
-        slope, trace = relations.relatedness_evidence(problem.related, state.points, state.relatedness)
+    precision, linear = evidence(problem.data, problem.where, state.loadings)
+    pull = problem.support.pattern.matrix(state.responsibilities) @ state.centers
+    linear = linear + mixture * problem.kappa * pull
+    target_of, related = linear, problem.related
+    if related is not None:
+        slope, trace = pairs.related_evidence(related, state.points, state.relatedness)
         target_of = linear + relatedness * (slope + trace[:, None] * state.points)
-    target = np.empty_like(state.points)
-    for p in range(len(precision)):
-        here = problem.where.pattern == p
-        target[here] = on_sphere(precision[p], target_of[here])
-    if problem.related is None:
+    members = [problem.where.pattern == p for p in range(len(precision))]
+    target = torch.empty_like(state.points)
+    for a, here in zip(precision, members, strict=True):
+        target[here] = on_sphere(a, target_of[here])
+    if related is None:
         return replace(state, points=target)
-    related = problem.related
 
-    def value(points: Array) -> float:
-        curve = sum(
-            float(
-                np.sum(
-                    (points[problem.where.pattern == p] @ precision[p]) * points[problem.where.pattern == p]
-                )
-            )
-            for p in range(len(precision))
-        )
-        along = float(np.sum(linear * points)) - 0.5 * curve
-        return along + relatedness * relations.relatedness_value(related, points, state.relatedness)
+    def value(points: Tensor) -> float:
+        total = torch.sum(linear * points)
+        for a, here in zip(precision, members, strict=True):
+            total -= 0.5 * torch.sum((points[here] @ a) * points[here])
+        return float(total) + relatedness * pairs.related_value(related, points, state.relatedness)
 
     return replace(state, points=_uphill(state.points, target, value))
 
 
-def _uphill(old: Array, target: Array, value: Callable[[Array], float]) -> Array:
+def _uphill(old: Tensor, target: Tensor, value: Callable[[Tensor], float]) -> Tensor:
     """The first of ever shorter steps from old to target, rows on the sphere, that does not lower value."""
     base, step = value(old), 1.0
     for _ in range(_HALVINGS):
-        moved = unit_rows((1.0 - step) * old + step * target)
+        moved = _unit_rows((1.0 - step) * old + step * target)
         if value(moved) >= base:
             return moved
         step *= 0.5
     return old
 
 
-def on_sphere(precision: Array, linear: Array) -> Array:
+def on_sphere(precision: Tensor, linear: Tensor) -> Tensor:
     """Unit rows u that maximise c_i'u - u'A u / 2: u = (A + t I)^-1 c_i with the t that makes |u| = 1.
 
     |u| falls in t above minus the least eigenvalue of A, so t is found by bisection (Moré and Sorensen 1983).
     """
-    eigenvalue, vector = linalg.eigh(precision)
+    eigenvalue, vector = torch.linalg.eigh(precision)
     turned = linear @ vector
-    size = np.linalg.norm(turned, axis=1)
-    low = np.full(len(turned), -eigenvalue[0])
-    high = low + size
+    low = -eigenvalue[0].expand(len(turned))
+    high = low + torch.linalg.vector_norm(turned, dim=1)
     for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            long = np.sum((turned / (eigenvalue + middle[:, None])) ** 2, axis=1) > 1.0
-        low, high = np.where(long, middle, low), np.where(long, high, middle)
-    gap = np.maximum(eigenvalue + high[:, None], 1e-300)
-    return unit_rows((turned / gap) @ vector.T)
+        long = ((turned / (eigenvalue + middle[:, None])) ** 2).sum(dim=1) > 1.0
+        low, high = torch.where(long, middle, low), torch.where(long, high, middle)
+    gap = (eigenvalue + high[:, None]).clamp_min(1e-300)
+    return _unit_rows((turned / gap) @ vector.T)
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    """Rows divided by their norms; a zero row stays zero."""
+    return torch.nn.functional.normalize(rows, dim=1, eps=1e-300)

@@ -7,18 +7,22 @@ from dataclasses import replace
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 
-from coordinator.model import alignment, clusters, factor
+from coordinator.model import alignment, clusters, factor, pairs, support
 from coordinator.model.alignment import unit_rows
 from coordinator.model.factor import Array, Source, View
 from coordinator.model.fit import SmileFit
+from coordinator.model.loadings import Data, to_device
 from coordinator.model.plugin.ascent import ascend, start
 from coordinator.model.plugin.kappa import with_kappa
 from coordinator.model.plugin.objective import (
+    CPU,
     Problem,
     Weights,
     loadings_of,
     mean_square,
+    memberships,
     residuals,
     with_similar,
 )
@@ -98,22 +102,22 @@ def fit_plug_in(
     problem = _prepare(views, n_codes, n_clusters, similar, related, prior, messages)
     aligned = alignment.align(problem.views, n_codes, dim)
     points = unit_rows(alignment.filled_svd(problem.views, aligned, dim))
-    w = _noise_share(problem.views, points) if mixture_weight is None else mixture_weight
+    w = _noise_share(problem.data, points) if mixture_weight is None else mixture_weight
     problem = replace(problem, weights=Weights(w, w * similarity_weight, w * relatedness_weight))
     problem = with_kappa(problem, points, n_clusters, grid, seed)
     state, history = ascend(problem, start(problem, points, n_clusters, seed), iterations, tol, progress)
-    r = state.responsibilities
+    r = memberships(problem, state)
     return SmileFit(
-        embedding=state.points,
-        centers=state.centers,
+        embedding=state.points.numpy(),
+        centers=state.centers.numpy(),
         labels=np.asarray(r.argmax(axis=1), dtype=np.intp).reshape(-1),
         posterior=np.asarray(r.max(axis=1).toarray()).reshape(-1),
         kappa=problem.kappa,
-        relatedness=state.relatedness.matrix,
+        relatedness=state.relatedness.matrix.numpy(),
         history=history,
         noise=tuple(
             part * mean_square(v)
-            for part, v in zip(residuals(problem.views, state.points, state.loadings), views, strict=True)
+            for part, v in zip(residuals(problem.data, state.points, state.loadings), views, strict=True)
         ),
         responsibilities=r,
         warnings=aligned.warnings,
@@ -130,16 +134,23 @@ def _prepare(
     messages: bool,
 ) -> Problem:
     alignment.check_connected(views, n_codes)
-    for pairs in (similar, related):
-        if pairs is not None:
-            pairs.check(n_codes)
+    for listed in (similar, related):
+        if listed is not None:
+            listed.check(n_codes)
+    views = tuple(replace(view, scores=view.scores / np.sqrt(mean_square(view))) for view in views)
+    data, where = to_device(views, factor.patterns(views, n_codes), CPU)
+    checked = None if prior is None else clusters.checked_prior(prior, n_codes, n_clusters)
     problem = Problem(
-        views=tuple(replace(view, scores=view.scores / np.sqrt(mean_square(view))) for view in views),
-        where=factor.patterns(views, n_codes),
-        prior=None if prior is None else clusters.checked_prior(prior, n_codes, n_clusters),
+        views=views,
+        data=data,
+        where=where,
+        prior=checked,
+        support=support.whole(_uniform(n_codes, n_clusters) if checked is None else checked, CPU),
         similar=None,
         graphs=None,
-        related=related if related is not None and len(related.pairs) else None,
+        related=None
+        if related is None or not len(related.pairs)
+        else pairs.related_on(related, n_codes, CPU),
         weights=Weights(1.0, 1.0, 1.0),
         messages=messages,
         kappa=1.0,
@@ -147,7 +158,12 @@ def _prepare(
     return problem if similar is None else with_similar(problem, similar)
 
 
-def _noise_share(views: Sequence[View], points: Array) -> float:
+def _uniform(n_codes: int, n_clusters: int) -> sp.csr_array:
+    return sp.csr_array(np.full((n_codes, n_clusters), 1.0 / n_clusters))
+
+
+def _noise_share(data: Sequence[Data], points: Array) -> float:
     """Mean of v_s / p_s, see `fit_plug_in`; a source that fits exactly counts as one with a little noise."""
-    parts = residuals(views, points, loadings_of(views, points))
-    return float(np.mean([max(v, 1e-3) / view.columns for v, view in zip(parts, views, strict=True)]))
+    at = torch.from_numpy(points)
+    parts = residuals(data, at, loadings_of(data, at))
+    return float(np.mean([max(v, 1e-3) / source.columns for v, source in zip(parts, data, strict=True)]))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import scipy.sparse as sp
 from scipy.special import expit
 
 from coordinator.model import alignment, clusters, factor
 from coordinator.model.alignment import unit_rows
 from coordinator.model.factor import Array, Index
+from coordinator.model.loadings import to_device
 from coordinator.model.plugin.ascent import ascend, start
-from coordinator.model.plugin.objective import Problem, State, with_similar
+from coordinator.model.plugin.objective import CPU, Problem, State, memberships, with_similar
 from coordinator.model.relations import Relations
 
 _HELD_OUT = 0.2  # share of the pairs, or of the shared rows, that the choice looks at
@@ -52,13 +54,13 @@ def _pairs_score(problem: Problem, points: Array, n_clusters: int, seed: int) ->
     kept, held = (Relations(similar.pairs[part], similar.labels[part]) for part in (~out, out))
     trial = with_similar(problem, kept)
     state, _ = ascend(trial, start(trial, points, n_clusters, seed), _TRIAL, _TRIAL_TOL)
-    return _predictive(held, state)
+    return _predictive(held, memberships(trial, state), state)
 
 
-def _predictive(pairs: Relations, state: State) -> float:
+def _predictive(pairs: Relations, r: sp.csr_array, state: State) -> float:
     """sum_(ij) log sum_kl r_ik r_jl P(y_ij | a + b mu_k'mu_l), in blocks of pairs."""
-    chance = expit(state.link[0] + state.link[1] * (state.centers @ state.centers.T))
-    r, total = state.responsibilities, 0.0
+    chance = expit(state.link[0] + state.link[1] * (state.centers @ state.centers.T).numpy())
+    total = 0.0
     step = max(1, _BLOCK // len(chance))
     for low in range(0, len(pairs.pairs), step):
         i, j = pairs.pairs[low : low + step].T
@@ -71,11 +73,12 @@ def _predictive(pairs: Relations, state: State) -> float:
 def _hidden_rows(problem: Problem, rng: np.random.Generator) -> tuple[Index, ...] | None:
     """For each view the rows to hide: a fifth of the codes that several hold, each from one of its holders."""
     n = len(problem.where.pattern)
-    shared = np.flatnonzero(problem.where.held.sum(axis=1)[problem.where.pattern] > 1)
+    where = factor.patterns(problem.views, n)
+    shared = np.flatnonzero(where.held.sum(axis=1)[where.pattern] > 1)
     if len(shared) < _FEWEST_HELD_OUT:
         return None
     chosen = rng.permutation(shared)[: max(1, int(_HELD_OUT * len(shared)))]
-    held = problem.where.held[problem.where.pattern[chosen]]
+    held = where.held[where.pattern[chosen]]
     loser = np.argmax(np.where(held, rng.random(held.shape), -1.0), axis=1)
     owner = np.full(n, -1)
     owner[chosen] = loser
@@ -91,11 +94,12 @@ def _rows_score(
         for view, rows in zip(problem.views, hidden, strict=True)
     )
     n, dim = shape
-    trial = replace(problem, views=views, where=factor.patterns(views, n))
+    data, where = to_device(views, factor.patterns(views, n), CPU)
+    trial = replace(problem, views=views, data=data, where=where)
     points = unit_rows(alignment.filled_svd(views, alignment.align(views, n, dim), dim))
     state, _ = ascend(trial, start(trial, points, n_clusters, seed), _TRIAL, _TRIAL_TOL)
     loss = 0.0
-    for view, rows, loading in zip(problem.views, hidden, state.loadings, strict=True):
-        error = view.scores[rows] - state.points[view.codes[rows]] @ loading.T
-        loss += float(np.sum(error**2)) / view.columns
+    for source, rows, loading in zip(problem.data, hidden, state.loadings.matrices, strict=True):
+        error = source.scores[rows] - state.points[source.codes[rows]] @ loading.T
+        loss += float((error**2).sum()) / source.columns
     return -loss

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import numpy as np
 import scipy.sparse as sp
-from scipy import linalg
-from scipy.special import xlogy
+import torch
+from torch import Tensor
 
-from coordinator.model import relations, vmf
-from coordinator.model.factor import Array, Presence, View
-from coordinator.model.relations import ClusterPairs, Relatedness, Relations
+from coordinator.model import pairs, vmf
+from coordinator.model.factor import View
+from coordinator.model.loadings import Data, Loadings, Where
+from coordinator.model.pairs import Related, Relatedness, Similar, SimilarCounts
+from coordinator.model.posterior import Support
+from coordinator.model.relations import Relations
+
+CPU = torch.device("cpu")
 
 
 class Weights(NamedTuple):
@@ -29,11 +33,13 @@ class Problem:
     """What stays fixed at one kappa."""
 
     views: tuple[View, ...]
-    where: Presence
+    data: tuple[Data, ...]
+    where: Where
     prior: sp.csr_array | None
+    support: Support
     similar: Relations | None
-    graphs: tuple[sp.csr_array, sp.csr_array] | None
-    related: Relations | None
+    graphs: Similar | None
+    related: Related | None
     weights: Weights
     messages: bool
     kappa: float
@@ -41,12 +47,13 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class State:
-    """All parameters: U, the (r_s, d) loadings, mu, r, (a, b), and (W, a_R)."""
+    """All parameters: U, B_s, mu, r at the support's entries, (a, b), and (W, a_R); with what follows from r."""
 
-    points: Array
-    loadings: tuple[Array, ...]
-    centers: Array
-    responsibilities: sp.csr_array
+    points: Tensor
+    loadings: Loadings
+    centers: Tensor
+    responsibilities: Tensor
+    counts: SimilarCounts | None
     link: tuple[float, float]
     relatedness: Relatedness
     value: float
@@ -56,7 +63,22 @@ def with_similar(problem: Problem, similar: Relations) -> Problem:
     """The problem with these similar pairs; none is no pairs."""
     if not len(similar.pairs):
         return replace(problem, similar=None, graphs=None)
-    return replace(problem, similar=similar, graphs=similar.matrices(len(problem.where.pattern)))
+    graphs = pairs.similar_on(similar, len(problem.where.pattern), CPU)
+    return replace(problem, similar=similar, graphs=graphs)
+
+
+def count(problem: Problem, responsibilities: Tensor) -> SimilarCounts | None:
+    """The similar pairs as expected counts of pairs of clusters."""
+    if problem.graphs is None:
+        return None
+    return pairs.count(problem.graphs, problem.support.pattern, responsibilities)
+
+
+def memberships(problem: Problem, state: State) -> sp.csr_array:
+    """The responsibilities as an (n, K) matrix without stored zeros."""
+    r = problem.support.pattern.to_scipy(state.responsibilities)
+    r.eliminate_zeros()
+    return r
 
 
 def mean_square(view: View) -> float:
@@ -64,54 +86,44 @@ def mean_square(view: View) -> float:
     return view.energy / (len(view.codes) * view.columns)
 
 
-def loadings_of(views: Sequence[View], points: Array) -> tuple[Array, ...]:
-    """B_s by least squares, (r_s, d); of least norm where a source's codes do not span the d dimensions."""
-    return tuple(
-        np.asarray(linalg.lstsq(points[view.codes], view.scores)[0], dtype=np.float64).T for view in views
-    )
+def loadings_of(data: Sequence[Data], points: Tensor) -> Loadings:
+    """B_s by least squares, of least norm where a source's codes do not span the d dimensions.
 
-
-def pairs_of_clusters(problem: Problem, responsibilities: sp.csr_array) -> ClusterPairs | None:
-    """The similar pairs as expected counts of pairs of clusters."""
-    return None if problem.graphs is None else relations.cluster_pairs(responsibilities, problem.graphs)
+    F weighs a source's squared residuals by 1/(2 p_s), as noise of variance p_s does.
+    """
+    matrices = (torch.linalg.lstsq(points[s.codes], s.scores, driver="gelsd").solution.T for s in data)
+    return Loadings(tuple(matrices), tuple(float(s.columns) for s in data))
 
 
 def objective(problem: Problem, state: State) -> float:
     """F."""
-    residual = residuals(problem.views, state.points, state.loadings)
-    value = -0.5 * sum(len(view.codes) * part for view, part in zip(problem.views, residual, strict=True))
+    residual = residuals(problem.data, state.points, state.loadings)
+    value = -0.5 * sum(len(source.codes) * part for source, part in zip(problem.data, residual, strict=True))
     value += membership_value(problem, state)
     if problem.related is not None:
-        value += problem.weights[2] * relations.relatedness_value(
-            problem.related, state.points, state.relatedness
-        )
-    return float(value)
+        related = pairs.related_value(problem.related, state.points, state.relatedness)
+        value += problem.weights.relatedness * related
+    return value
 
 
 def membership_value(problem: Problem, state: State) -> float:
     """The terms of F in which r takes part."""
     mixture, similarity, _ = problem.weights
-    n, dim = state.points.shape
-    entry = state.responsibilities.tocoo()
-    i, k = (np.asarray(axis, dtype=np.intp) for axis in entry.coords)
-    along = problem.kappa * np.sum(np.asarray(state.responsibilities.T @ state.points) * state.centers)
-    if problem.prior is None:
-        log_prior = -n * np.log(len(state.centers))
-    else:
-        chance = np.asarray(problem.prior[i, k]).ravel()
-        log_prior = float(np.sum(entry.data * np.log(chance)))
-    total = along + log_prior - float(np.sum(xlogy(entry.data, entry.data)))
-    total = mixture * (total + n * float(vmf.log_normalizer(dim, problem.kappa)))
-    pairs = pairs_of_clusters(problem, state.responsibilities)
-    if pairs is not None:
-        fit = relations.similarity_value(pairs, state.centers, state.link)
-        total += similarity * (fit - relations.link_penalty(state.link))
-    return float(total)
+    r, (n, dim) = state.responsibilities, state.points.shape
+    pull = problem.support.pattern.matrix(r) @ state.centers
+    total = problem.kappa * torch.sum(pull * state.points)
+    total += torch.sum(r * problem.support.log_prior) - torch.sum(torch.xlogy(r, r))
+    value = mixture * (float(total) + n * float(vmf.log_normalizer(dim, problem.kappa)))
+    if state.counts is not None:
+        fit = pairs.similar_value(state.counts, state.centers, state.link)
+        value += similarity * (fit - pairs.link_penalty(state.link))
+    return value
 
 
-def residuals(views: Sequence[View], points: Array, loadings: Sequence[Array]) -> list[float]:
+def residuals(data: Sequence[Data], points: Tensor, loadings: Loadings) -> list[float]:
     """Mean square residual of each source's entries, of mean square 1 themselves."""
     return [
-        float(np.sum((view.scores - points[view.codes] @ loading.T) ** 2)) / (len(view.codes) * view.columns)
-        for view, loading in zip(views, loadings, strict=True)
+        float(torch.sum((source.scores - points[source.codes] @ loading.T) ** 2))
+        / (len(source.codes) * source.columns)
+        for source, loading in zip(data, loadings.matrices, strict=True)
     ]
