@@ -27,6 +27,7 @@ from protocol.release import VerifiedRelease
 from protocol.study import StudySpec
 
 Progress = Callable[[str, float], None]
+_CANDIDATES = 20
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,21 @@ def row_categories(union: UnionVocabulary, study: StudySpec) -> Index:
     return found
 
 
+def cluster_candidates(union: UnionVocabulary, categories: Index) -> dict[int, list[int]]:
+    """Numbers of clusters to choose from: from a third of a category's standard codes to all of them.
+
+    A silhouette has one peak at the synonyms and others at the chapters of medicine; the standard codes tell which
+    peak is meant.
+    """
+    standard = categories[np.fromiter(union.standard, dtype=np.intp, count=len(union.standard))]
+    found = {}
+    for category in np.unique(categories):
+        size, count = int(np.sum(categories == category)), max(int(np.sum(standard == category)), 3)
+        grid = np.geomspace(min(count / 3, size), min(count, size), _CANDIDATES)
+        found[int(category)] = np.unique(np.round(grid).astype(int)).tolist()
+    return found
+
+
 def _fit(
     releases: Sequence[VerifiedRelease],
     union: UnionVocabulary,
@@ -119,6 +135,7 @@ def _fit(
             n_clusters=given,
             dim=dim,
             categories=categories,
+            candidates=cluster_candidates(union, categories),
             seed=seed,
             progress=tell,
         )
@@ -126,7 +143,12 @@ def _fit(
     white = whiten_sources(data, union.n_rows, dim)
     prior = None
     if given is None:
-        chosen = choose_clusters(svd_embedding(white, union.n_rows, dim), categories, seed=seed)
+        chosen = choose_clusters(
+            svd_embedding(white, union.n_rows, dim),
+            categories,
+            candidates=cluster_candidates(union, categories),
+            seed=seed,
+        )
         of_cluster = np.repeat([c.category for c in chosen], [c.n_clusters for c in chosen])
         given = len(of_cluster)
         prior = anchored_prior(Membership(np.full(union.n_rows, -1), categories, of_cluster))

@@ -16,7 +16,7 @@ For groups of n_k unit rows with sums s_k, n rows in all:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +63,7 @@ def choose_clusters(
     points: Array,
     categories: Index,
     *,
-    candidates: Sequence[int] | None = None,
+    candidates: Sequence[int] | Mapping[int, Sequence[int]] | None = None,
     method: str = "average",
     criterion: str = "silhouette",
     seed: int = 0,
@@ -93,8 +93,8 @@ def choose_clusters(
     Args:
         points: (n, d) rows with a direction, d >= 2.
         categories: (n,) category of each row.
-        candidates: the K to try, cut at a category's number of codes. Without them 20 numbers between 1 and that
-            number, evenly on the log scale, and then finer ones around the best.
+        candidates: the K to try, for all categories or by category, cut at its number of codes. Without them 20
+            numbers between 1 and that number, evenly on the log scale, and then finer ones around the best.
         method: how rows are grouped, see `clusters.group`; above 8,000 codes average linkage gives way to
             spherical k-means.
         criterion: "silhouette" or "likelihood".
@@ -112,14 +112,22 @@ def choose_clusters(
         raise ValueError(f"points of shape {points.shape} do not go with categories of {categories.shape}")
     if criterion not in CRITERIA:
         raise ValueError(f"a criterion is {' or '.join(CRITERIA)}, not {criterion!r}")
-    if candidates is not None and (not len(candidates) or min(candidates) < 1):
+    tried = candidates.values() if isinstance(candidates, Mapping) else [candidates]
+    if any(numbers is not None and (not len(numbers) or min(numbers) < 1) for numbers in tried):
         raise ValueError("candidates must name at least one number of clusters, none below 1")
     usable = np.isfinite(points).all(axis=1) & np.any(points != 0.0, axis=1)
     if not usable.all():
         raise FitError(f"row {np.flatnonzero(~usable)[0]} of the points is zero or not finite")
     unit = unit_rows(points)
     return tuple(
-        _choose(int(c), unit[categories == c], candidates, method, criterion, seed)
+        _choose(
+            int(c),
+            unit[categories == c],
+            candidates.get(int(c)) if isinstance(candidates, Mapping) else candidates,
+            method,
+            criterion,
+            seed,
+        )
         for c in np.unique(categories)
     )
 

@@ -13,7 +13,7 @@ its own sources alone, clusters are found by average linkage, and a code's membe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import scipy.sparse as sp
@@ -36,6 +36,7 @@ def fit_two_stage(
     n_clusters: int | None,
     dim: int,
     categories: Index | None = None,
+    candidates: Mapping[int, Sequence[int]] | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> SmileFit:
@@ -48,6 +49,7 @@ def fit_two_stage(
             holds codes of two categories.
         dim: d >= 2, below every source's number of columns.
         categories: (n,) category of each code, for the choice; one for all without it.
+        candidates: the numbers of clusters to choose from, by category.
         seed: of the clustering above 8,000 codes, where it is spherical k-means.
         progress: told the step and the share done.
 
@@ -75,9 +77,8 @@ def fit_two_stage(
     embedding, rest = latent_means(white, noise.embedding)
     tell("grouping synonyms", 0.6)
     if n_clusters is None:
-        labels = _grouped_by_category(
-            embedding, np.zeros(n_codes, np.intp) if categories is None else categories, seed
-        )
+        kinds = np.zeros(n_codes, dtype=np.intp) if categories is None else categories
+        labels = _grouped_by_category(embedding, kinds, candidates, seed)
         n_clusters = int(labels.max()) + 1
     else:
         labels = clusters.group(embedding, n_clusters, "average", seed)
@@ -104,10 +105,12 @@ def fit_two_stage(
     )
 
 
-def _grouped_by_category(embedding: Array, categories: Index, seed: int) -> Index:
+def _grouped_by_category(
+    embedding: Array, categories: Index, candidates: Mapping[int, Sequence[int]] | None, seed: int
+) -> Index:
     labels = np.empty(len(embedding), dtype=np.intp)
     taken = 0
-    for choice in choose_clusters(embedding, categories, seed=seed):
+    for choice in choose_clusters(embedding, categories, candidates=candidates, seed=seed):
         rows = np.flatnonzero(categories == choice.category)
         labels[rows] = taken + clusters.group(embedding[rows], choice.n_clusters, "average", seed)
         taken += choice.n_clusters
