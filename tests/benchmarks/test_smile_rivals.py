@@ -104,6 +104,7 @@ def _collect(simulation: Simulation, methods: tuple[str, ...], seed: int, scores
 
 
 @pytest.mark.benchmark
+@pytest.mark.timeout(3600 if FULL else 900)
 @pytest.mark.parametrize("cell", list(CELLS)[: None if FULL else 2])
 def test_on_the_papers_simulation(cell: str) -> None:
     module = _prototype()

@@ -12,6 +12,7 @@ from coordinator.model.factor import compress
 from coordinator.model.noise import fit_noise
 from coordinator.model.rivals import svd_kmeans
 from coordinator.model.twostage import fit_two_stage, membership
+from coordinator.simulation.generate import simulate_sites
 from tests.synthetic import unit_rows as random_rows
 
 N, DIM, COLUMNS, K = 300, 6, 14, 60
@@ -105,3 +106,19 @@ def test_a_code_has_no_say_in_its_own_membership() -> None:
     assert (posterior[:9] > 0.9).all()
     assert posterior[9] < 0.1
     assert responsibilities.toarray()[9, 0] > 0.9
+
+
+def test_chosen_clusters_do_not_mix_categories():
+    simulation = simulate_sites(1, n_concepts=40, dim=8, columns=16, kappa=120.0, noise=0.3)
+    categories = simulation.labels % 2
+    fit = fit_two_stage(
+        simulation.sources,
+        n_codes=simulation.n_codes,
+        n_clusters=None,
+        dim=8,
+        categories=categories,
+        candidates={0: [10, 20], 1: [15, 20]},
+    )
+    for cluster in np.unique(fit.labels):
+        assert len(np.unique(categories[fit.labels == cluster])) == 1
+    assert len(fit.centers) == fit.labels.max() + 1

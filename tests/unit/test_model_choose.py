@@ -81,7 +81,7 @@ def test_separated_clusters_are_counted(criterion, clusters, smallest, largest):
 
 def test_the_likelihood_can_choose_one_cluster():
     points, _ = _mixture(0, clusters=1, kappa=50.0, smallest=40, largest=40)
-    assert _one(points).n_clusters == 1
+    assert _one(points, criterion="likelihood").n_clusters == 1
 
 
 def test_overlapping_clusters_are_counted_better_by_the_likelihood():
@@ -144,3 +144,11 @@ def test_what_cannot_be_used_is_refused():
         choose_clusters(points, category[:2])
     with pytest.raises(ValueError, match="start"):
         choose_clusters(points, category, method="ward")
+
+
+def test_candidates_can_differ_by_category():
+    points, _ = _mixture(5, clusters=12, kappa=200.0, smallest=3, largest=8)
+    category = np.arange(len(points)) % 2
+    first, second = choose_clusters(points, category, candidates={0: [3, 5]})
+    assert first.candidates.tolist() == [3, 5]
+    assert len(second.candidates) > 2
