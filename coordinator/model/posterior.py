@@ -62,6 +62,7 @@ class Moments:
         cluster: (K, d) sum_i r_ik E[u_i | k].
         size: (K,) sum_i r_ik.
         overlap: (K,) sum_i r_ik^2 / sum_i r_ik, from 0 for a cluster of shared codes to 1 for one of its own.
+        sharp: sum_ik r_ik |E[u_i | k]|^2, which is n where every u_i is known.
         entropy: of q(u, z).
         log_prior: sum_ik r_ik log pi_ik.
     """
@@ -71,6 +72,7 @@ class Moments:
     cluster: Tensor
     size: Tensor
     overlap: Tensor
+    sharp: float
     entropy: float
     log_prior: float
 
@@ -122,7 +124,16 @@ def moments(q: Posterior, where: Where) -> Moments:
     overlap = torch.where(size > 0.0, shared / size.clamp_min(1e-300), 0.0)
     # Where pi is zero, so is r; 0 log 0 = 0.
     log_prior = torch.sum(torch.where(r > 0.0, r * q.support.log_prior, 0.0))
-    return Moments(mean, torch.stack(second), cluster, size, overlap, float(entropy), float(log_prior))
+    return Moments(
+        mean=mean,
+        second=torch.stack(second),
+        cluster=cluster,
+        size=size,
+        overlap=overlap,
+        sharp=float(torch.sum(r * along**2)),
+        entropy=float(entropy),
+        log_prior=float(log_prior),
+    )
 
 
 def _length(evidence: Tensor, pull: Tensor, pattern: Pattern) -> Tensor:

@@ -151,17 +151,25 @@ def iterate(problem: Problem, state: State, *, settled: bool, choose: bool = Fal
 def free_means(problem: Problem, parameters: Parameters, belief: Belief) -> float:
     """The effective number of means that were fitted to the codes.
 
-    sum_k o_k c_k / (c_k + p_k): a mean counts by how little its codes are shared (o_k = sum_i r_ik^2 / sum_i r_ik)
-    and by the part of what is known of it, c_k = kappa mu_k'S_k, that its codes and not the pairs contribute.
+    m = sum_k o_k c_k / (c_k + p_k): a mean counts by how little its codes are shared (o_k = sum_i r_ik^2 / sum_i r_ik)
+    and by the part of what is known of it, c_k = kappa mu_k'S_k, that its codes and not the pairs contribute. Of the
+    codes' mean squared distance from their means, E|u_i - mu_k|^2, fitting m means has shortened only the share w that
+    lies between mu_k and E[u_i | k]; the posterior's own spread is as wide as ever. So 1 - rbar is too short by the
+    factor 1 + w m / (n - m), which n / (n - f) equals for the f that is returned (derived).
     """
-    m, kappa = belief.moments, parameters.kappa
-    known = (kappa * torch.sum(parameters.centers * m.cluster, dim=1)).clamp_min(0.0)
+    m, kappa, n = belief.moments, parameters.kappa, len(belief.moments.mean)
+    along = torch.sum(parameters.centers * m.cluster, dim=1)
+    known = (kappa * along).clamp_min(0.0)
     more = torch.zeros_like(known)
     if belief.counts is not None:
         slope, curvature = pairs.similar_information(belief.counts, parameters.centers, parameters.link)
         more = (problem.similarity_weight * (slope + curvature)).clamp_min(0.0)
     share = known / (known + more).clamp_min(1e-12)
-    return min(float(torch.sum(m.overlap * share)), clusters.MOST_MEANS * len(m.mean))
+    means = min(float(torch.sum(m.overlap * share)), clusters.MOST_MEANS * n)
+    distance = max(2.0 * (n - float(along.sum())), 1e-12)
+    between = min(max(1.0 - (n - m.sharp) / distance, 0.0), 1.0)
+    stretch = between * means / (n - means)
+    return n * stretch / (1.0 + stretch)
 
 
 def _believe(problem: Problem, q: Posterior) -> Belief:
