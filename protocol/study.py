@@ -105,7 +105,12 @@ class Fit(_Section):
     clusters: int = Field(
         0, ge=0, description="Number of synonym clusters; 0 chooses it for each category of code systems."
     )
-    iterations: int = Field(40, ge=1, le=10_000, description="Most iterations of the variational fit.")
+    iterations: int = Field(
+        40,
+        ge=1,
+        le=10_000,
+        description="Most iterations of the variational fit before its search, and after it.",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the fit.")
 
 

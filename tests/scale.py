@@ -16,8 +16,8 @@ class Large:
 
     Attributes:
         sources: the first holds every code, the others four fifths each.
-        similar: listed pairs within clusters, and as many at random as negatives.
-        related: random pairs, labelled by the sign of u_i'W u_j.
+        similar: pairs within clusters, and as many at random, labelled by whether they share a cluster.
+        related: random pairs, positive where u_i'W u_j is above its median.
         labels: (n,) true clusters.
     """
 

@@ -28,6 +28,7 @@ def checked_prior(prior: sp.csr_array | sp.csr_matrix, n_codes: int, n_clusters:
         FitError: another shape, or a row that is not a probability distribution.
     """
     checked: sp.csr_array = sp.csr_array(prior).astype(np.float64)
+    checked.sum_duplicates()
     checked.eliminate_zeros()
     if checked.shape != (n_codes, n_clusters):
         raise FitError(f"the prior has shape {checked.shape}, not ({n_codes}, {n_clusters})")

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from coordinator.model.relations import Relations
-from coordinator.model.sparse import Pattern, dense_rows, from_scipy, row_blocks
+from coordinator.model.sparse import Pattern, dense_rows, from_scipy, multiply, row_blocks
 
 _LINK_RIDGE = 0.01
 _RELATEDNESS_RIDGE = 1.0
@@ -66,12 +66,15 @@ def count(pairs: Similar, pattern: Pattern, responsibilities: Tensor) -> Similar
     kept = responsibilities > 0.0
     pattern = Pattern.at(pattern.row[kept], pattern.column[kept], pattern.shape)
     r, turned = pattern.matrix(responsibilities[kept]), pattern.transposed(responsibilities[kept])
+    graphs = (pairs.positive, pairs.every)
     if n * n_clusters <= _DENSE_CELLS:
         r = r.to_dense()
-    near = [graph @ r for graph in (pairs.positive, pairs.every)]
-    counts = [0.5 * (turned @ near_codes) for near_codes in near]
-    dense = [c if c.layout == torch.strided else c.to_dense() for c in counts]
-    return SimilarCounts(near[0], near[1], dense[0], dense[1])
+        near = [graph @ r for graph in graphs]
+        counts = [turned @ codes for codes in near]
+    else:
+        near = [multiply(graph, r) for graph in graphs]
+        counts = [multiply(turned, codes).to_dense() for codes in near]
+    return SimilarCounts(near[0], near[1], 0.5 * counts[0], 0.5 * counts[1])
 
 
 def similar_value(counts: SimilarCounts, centers: Tensor, link: tuple[float, float]) -> float:
@@ -111,7 +114,9 @@ def similar_information(
     """How firmly the similar pairs hold each center: (K,) slope along it, and mean curvature across it."""
     cosine = centers @ centers.T
     chance = torch.sigmoid(link[0] + link[1] * cosine)
-    slope = 2.0 * link[1] * ((counts.positive - counts.every * chance) * cosine).sum(dim=1)
+    pull = (counts.positive - counts.every * chance) * cosine
+    # Pairs inside one cluster do not hold its center: mu_k'mu_k is 1 wherever it lies.
+    slope = 2.0 * link[1] * (pull.sum(dim=1) - pull.diagonal())
     weight = 2.0 * counts.every * chance * (1.0 - chance) * (1.0 - cosine**2)
     return slope, link[1] ** 2 * weight.sum(dim=1) / (centers.shape[1] - 1.0)
 

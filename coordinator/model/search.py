@@ -256,7 +256,7 @@ def _moves(around: Surroundings, tries: int) -> list[Move]:
         return []
     cosine = around.centers[free] @ around.centers[free].T
     np.fill_diagonal(cosine, -2.0)
-    order = free[np.argsort(-cosine, axis=1, kind="stable")[:, :_NEIGHBOURS]]
+    order = free[np.argsort(-cosine, axis=1, kind="stable")[:, : min(_NEIGHBOURS, len(free) - 1)]]
     nearest = {int(k): [int(j) for j in others] for k, others in zip(free, order, strict=True)}
     merges = sorted(_merges(around, nearest), key=lambda m: -m[0])[:tries]
     splits = sorted(_splits(around, free), key=lambda s: -s[0])[:tries]

@@ -82,7 +82,7 @@ def fit_smile(
         related: related pairs, positive and negative.
         prior: (n, K) sparse pi, rows sum to 1; a row with a single 1 is an anchor. Uniform without it.
         fit: "variational", or "plug-in" for the published algorithm (`plugin.fit_plug_in`, which takes no
-            notice of `exponent`, `starts`, `rounds`, `most`, `device` and `names`).
+            notice of `tol`, `exponent`, `starts`, `rounds`, `most`, `device` and `names`).
         seed: of the random numbers that the k-means starts and empty clusters use.
         iterations: at most this many before the search, and as many after it.
         tol: stop when an iteration gains less than this, in nats a code.
@@ -120,6 +120,7 @@ def fit_smile(
             related=related,
             prior=prior,
             seed=seed,
+            iterations=iterations,
             similarity_weight=similarity_weight,
             relatedness_weight=relatedness_weight,
             progress=progress,

@@ -61,11 +61,13 @@ def nearest(
         length = ((h**2).sum(dim=1)[:, None] + squares + 2.0 * (h @ pull.T)).clamp_min(1e-24) ** 0.5
         log_prior = torch.from_numpy(log_prior_rows(prior, rows, n_clusters)).to(h.device).expand(len(h), -1)
         score = log_prior - vmf.log_normalizer_of(dim, length)
+        if near is not None and by_pairs:
+            pairs = torch.where(log_prior > -torch.inf, dense_rows(near.near_positive, rows), 0.0)
+            count, column = torch.topk(pairs, by_pairs, dim=1)
+            # A code with few pairs leaves its other places to the likeliest clusters.
+            score.scatter_(1, column, torch.where(count > 0.0, torch.inf, score.gather(1, column)))
         chosen = torch.zeros_like(score, dtype=torch.bool)
-        chosen.scatter_(1, torch.topk(score, most - by_pairs, dim=1).indices, True)
-        if near is not None:
-            pairs = dense_rows(near.near_positive, rows)
-            chosen.scatter_(1, torch.topk(pairs, by_pairs, dim=1).indices, True)
+        chosen.scatter_(1, torch.topk(score, most, dim=1).indices, True)
         if old is not None:
             pattern = old.support.pattern
             part = slice(int(pattern.start[rows.start]), int(pattern.start[rows.stop]))

@@ -133,13 +133,19 @@ def latent_means(views: Sequence[View], start: Array) -> tuple[Array, tuple[floa
     for s, view in enumerate(views):
         own = points[view.codes]
         loading = np.linalg.lstsq(own, view.scores, rcond=None)[0].T
-        variance = float(np.mean((view.scores - own @ loading.T) ** 2))
+        variance = _noise_left(view.scores - own @ loading.T, dim)
         rest.append(variance)
         gram += present[:, s][:, None, None] * (loading.T @ loading / variance)
         evidence[view.codes] += view.scores @ loading / variance
     cover = np.linalg.inv(gram + _SHRINKAGE * dim * np.eye(dim))
     means = np.einsum("ne,ned->nd", evidence, cover[which])
     return alignment.unit_rows(means), tuple(rest)
+
+
+def _noise_left(residual: Array, dim: int) -> float:
+    """Noise variance of a whitened source after its loadings were fitted; 1, as whitened, where these fit all of it."""
+    rows, columns = residual.shape
+    return float(np.sum(residual**2)) / ((rows - dim) * columns) if rows > dim else 1.0
 
 
 def membership(embedding: Array, labels: Index, n_clusters: int, kappa: float) -> tuple[sp.csr_array, Array]:

@@ -1,6 +1,6 @@
 """SMILE against its research prototype and every rival, paired on the same simulations, with standard errors.
 
-`SMILE_BENCH=full` runs 20 replications of every cell (about an hour and a half on one core); the short form two of
+`SMILE_BENCH=full` runs 20 replications of every cell (about twenty minutes on one idle core); the short form two of
 two cells. The seeds are none that the fit was tuned on (those were 0 to 11). Rivals get the same sources; they are
 told which codes are anchors and how many clusters the others have, and cluster the others alone.
 """

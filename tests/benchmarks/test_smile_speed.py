@@ -55,7 +55,7 @@ def measure_fit(options: dict[str, Any]) -> dict[str, float]:
         "before": before,
         "peak": peak,
         "rising": float(np.diff(fit.history).min(initial=0.0) >= 0.0),
-        "warm_nnz": float(fit.responsibilities.nnz / len(large.labels)),
+        "clusters_a_code": float(fit.responsibilities.nnz / len(large.labels)),
     }
 
 
@@ -209,7 +209,7 @@ def test_large_inputs_fit(title: str, data: dict[str, Any], fit: dict[str, Any],
     found = run_apart(data, **fit)
     print(
         f"\n{title}: {found['total'] / 60:.1f} min, {found['iterations']:.0f} iterations of {found['iteration']:.1f} s, "
-        f"peak {found['peak']:.1f} GiB ({found['before']:.1f} to make the data), {found['warm_nnz']:.2f} clusters a code"
+        f"peak {found['peak']:.1f} GiB ({found['before']:.1f} to make the data), {found['clusters_a_code']:.2f} clusters a code"
     )
     assert found["peak"] < limit
     assert found["rising"]
