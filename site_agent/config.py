@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from protocol.configfile import read_config
 from protocol.errors import StudyError, UsageError
@@ -18,7 +18,7 @@ from protocol.study import Identifier, Prefix, StudySpec, load_study
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 class Columns(_Section):
@@ -33,18 +33,70 @@ class Columns(_Section):
     )
 
 
+Domain = Literal["condition", "drug", "measurement", "procedure", "observation"]
+
+
+class RollUp(_Section):
+    """Codes counted as coarser ones: ICD as PheCode, packages as ingredients, laboratory codes as LOINC."""
+
+    file: str = Field(
+        "", description="CSV of code, target (CURIEs): each event of the code counts as one of each target."
+    )
+    concept_ancestor: bool = Field(
+        False, description="OMOP only: use the ancestors of concept_ancestor that have one of `classes`."
+    )
+    classes: tuple[str, ...] = Field(
+        ("Ingredient",), description="OMOP only: the concept_class_id of the concepts to count instead."
+    )
+    unmapped: Literal["keep", "skip"] = Field(
+        "keep", description="Codes without a target count as themselves, or are skipped and their rows counted."
+    )
+
+
 class Data(_Section):
     """Where the site's events are."""
 
+    kind: Literal["triplets", "omop", "meds", "fhir", "i2b2", "pcornet"] = Field(
+        "triplets", description="What the data are: a file of triplets, a common data model, or a FHIR bulk export."
+    )
     events: str = Field(
-        description="CSV or Parquet file of patient, date, code; relative to the home folder."
+        "",
+        description="triplets: CSV or Parquet file of patient, date, code; meds, fhir: the folder. Relative to the home folder.",
+    )
+    database: str = Field(
+        "",
+        description="omop, i2b2, pcornet: duckdb:///path/to/file, postgresql://user@host:port/name, or spark://host:port "
+        "(spark://local for this machine). A password belongs in SMILE_DATABASE_PASSWORD or ~/.pgpass, not here.",
+    )
+    schema_: str = Field("", alias="schema", description="omop, i2b2, pcornet: the schema of the tables.")
+    vocabulary_schema: str = Field("", description="omop: the schema of concept and concept_ancestor, if another.")
+    domains: tuple[Domain, ...] = Field(
+        ("condition", "drug", "measurement", "procedure", "observation"),
+        description="Which kinds of tables or resources are read.",
     )
     anchors: str = Field("", description="CSV of local_code, standard_code; may be empty.")
     system: Prefix = Field(description="Code system of rows that name none.")
+    systems: dict[str, Prefix] = Field(
+        {},
+        description="A vocabulary, URI or code prefix as the data write it -> the study's prefix for it, "
+        'as in { "http://loinc.org" = "LOINC" }.',
+    )
     bad_rows: Literal["stop", "skip"] = Field(
         "stop", description="Stop at rows that cannot be used, or skip them and count each reason."
     )
     columns: Columns = Columns()
+    rollup: RollUp = RollUp()
+
+    @model_validator(mode="after")
+    def _place(self) -> Self:
+        needs_database = self.kind in {"omop", "i2b2", "pcornet"}
+        if needs_database and not self.database:
+            raise ValueError(f"kind {self.kind} reads a database: set data.database")
+        if not needs_database and not self.events:
+            raise ValueError(f"kind {self.kind} reads files: set data.events")
+        if self.rollup.concept_ancestor and self.kind != "omop":
+            raise ValueError("rollup.concept_ancestor needs kind omop")
+        return self
 
 
 class SitePolicy(_Section):

@@ -47,7 +47,7 @@ def fit_smile(
     fit: str = "variational",
     seed: int = 0,
     iterations: int = 100,
-    tol: float = 1e-3,
+    tol: float = 1e-4,
     similarity_weight: float = 1.0,
     relatedness_weight: float = 0.3,
     exponent: float | None = None,
@@ -85,7 +85,7 @@ def fit_smile(
             notice of `tol`, `exponent`, `starts`, `rounds`, `most`, `device` and `names`).
         seed: of the random numbers that the k-means starts and empty clusters use.
         iterations: at most this many before the search, and as many after it.
-        tol: stop when an iteration gains less than this, in nats a code.
+        tol: stop when an iteration gains less than this, in nats a code and dimension.
         similarity_weight: w_s, the weight of the similar pairs.
         relatedness_weight: w_r, the weight of the related pairs.
         exponent: column scaling of the sources (`factor.View.rescaled`); chosen on shared codes if None.
@@ -153,7 +153,7 @@ def fit_smile(
     points = alignment.unit_rows(alignment.filled_svd(views, aligned, dim))
     if starts is None:
         starts = ("average", "k-means", "spherical") if n_codes <= _MANY_CODES else ("average",)
-    run = _Run(problem, tol * n_codes, progress)
+    run = _Run(problem, tol * n_codes * dim, progress)
     state = run.climb(run.best_start(points, starts, seed), iterations)
     if rounds is None:
         cells = n_codes * n_clusters

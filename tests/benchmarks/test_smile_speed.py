@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,7 @@ def run_apart(data: dict[str, Any], **fit: Any) -> dict[str, float]:
     code += "print(json.dumps(measure_fit(json.loads(sys.argv[1]))))"
     done = subprocess.run(
         [sys.executable, "-c", code, json.dumps({"data": data, "fit": fit})],
+        cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
         check=False,

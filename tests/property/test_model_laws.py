@@ -339,7 +339,7 @@ def test_a_source_of_pure_noise_does_no_harm(scale):
 def test_a_few_candidates_a_code_reach_nearly_the_bound_of_all_clusters(with_pairs):
     made = _paper(200, 40, 1, kappa=60.0)
     data = replace(made, prior=None) if with_pairs else Case(made.sources, 200, 40, 4)
-    whole, few, fewest = (data.fit(most=most, rounds=0, tol=1e-4) for most in (40, 8, 2))
+    whole, few, fewest = (data.fit(most=most, rounds=0, tol=1e-5) for most in (40, 8, 2))
     assert few.history[-1] == pytest.approx(whole.history[-1], abs=1e-4 * data.n)
     assert ami(whole.labels, few.labels) > 0.98
     # Two are too few: the choice of candidates does matter here.
