@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from site_agent import cooccurrence
-from site_agent.cooccurrence import PairCounts, count_pairs
+from site_agent.cooccurrence import PairCounts, add_counts, count_pairs
 
 N_CODES = 6
 Event = tuple[int, int, int]
@@ -56,8 +55,10 @@ def assert_same(left: PairCounts, right: PairCounts) -> None:
     assert left.capped_patients == right.capped_patients
 
 
-def assert_naive(events: list[Event], window: int | None, n_codes: int = N_CODES) -> None:
-    counts = counted(events, window, n_codes)
+def assert_naive(
+    events: list[Event], window: int | None, n_codes: int = N_CODES, **options: int | None
+) -> None:
+    counts = counted(events, window, n_codes, **options)
     pairs, patients, support = naive(events, window, n_codes)
     np.testing.assert_array_equal(counts.events.toarray(), pairs)
     np.testing.assert_array_equal(counts.pair_patients.toarray(), patients)
@@ -73,17 +74,38 @@ def test_counts_are_those_of_the_rule_as_written(events: list[Event], window: in
 
 
 @pytest.mark.parametrize("window", [0, 7, 400, None])
-@pytest.mark.parametrize("block_cells", [1, 50, 2**20])
-def test_the_rule_holds_beyond_one_batch_and_one_block(
-    window: int | None, block_cells: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # More window events for one code than one batch gathers, and rows cut into many blocks.
-    monkeypatch.setattr(cooccurrence, "_BLOCK_CELLS", block_cells)
+@pytest.mark.parametrize(("memory", "threads"), [(0, 1), (400_000, 1), (400_000, 3), (2**28, 2)])
+def test_the_rule_holds_beyond_one_chunk_and_one_thread(window: int | None, memory: int, threads: int) -> None:
+    # With no memory to speak of, each patient has more pairs than fit, and is counted by ranges of codes.
     rng = np.random.default_rng(3)
     rows = np.column_stack(
-        [rng.integers(0, 4, 1200), rng.integers(0, 300, 1200), rng.geometric(0.1, 1200) % 40]
+        [rng.integers(0, 9, 6000) % 6, rng.integers(0, 300, 6000), rng.geometric(0.02, 6000) % 300]
     )
-    assert_naive([tuple(row) for row in rows.tolist()], window, 40)
+    assert_naive([tuple(row) for row in rows.tolist()], window, 300, memory=memory, threads=threads)
+
+
+@settings(deadline=None)
+@given(events_of_few_patients, windows, st.integers(1, 4), st.integers(0, 2**17))
+def test_threads_and_memory_say_nothing(
+    events: list[Event], window: int | None, threads: int, memory: int
+) -> None:
+    assert_same(counted(events, window, threads=threads, memory=memory), counted(events, window, threads=1))
+
+
+@settings(deadline=None)
+@given(
+    events_of_few_patients, windows, st.lists(st.integers(0, 2), min_size=4, max_size=4), st.integers(0, 4)
+)
+def test_a_floor_withholds_cells_and_tallies_them(
+    events: list[Event], window: int | None, part_of_patient: list[int], floor: int
+) -> None:
+    parts = [counted([e for e in events if part_of_patient[e[0]] == part], window) for part in range(3)]
+    whole, floored = counted(events, window), add_counts(parts, floor=floor, threads=2)
+    keep = whole.pair_patients.toarray() >= floor
+    np.testing.assert_array_equal(floored.events.toarray(), whole.events.toarray() * keep)
+    np.testing.assert_array_equal(floored.pair_patients.toarray(), whole.pair_patients.toarray() * keep)
+    assert floored.withheld_cells == whole.events.nnz - floored.events.nnz
+    assert floored.withheld_events == whole.events.sum() - floored.events.sum()
 
 
 @settings(deadline=None)

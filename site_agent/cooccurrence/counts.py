@@ -1,0 +1,158 @@
+"""Pair counts of a set of patients, and how those of several sets add."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+
+from site_agent.cooccurrence.kernel import sum_rows
+
+_CELLS = 2**24  # cells that are summed at a time: half a gigabyte with what they are summed into
+
+Counts = sparse.csr_array[Any, tuple[int, int]]
+
+
+@dataclass(frozen=True, eq=False)
+class PairCounts:
+    """Pair counts of one set of patients.
+
+    Both matrices are the upper triangle T, diagonal included, of a symmetric matrix C = T + T' - diag T (`symmetric`
+    makes it), and have the same cells.
+
+    Law: for disjoint sets of patients A and B with the same code numbering and rules,
+    count(A) + count(B) = count(A u B), exactly.
+
+    Attributes:
+        events: int64 (n_codes, n_codes), co-occurring pairs of events.
+        pair_patients: int64 (n_codes, n_codes), distinct patients with at least one such pair.
+        code_patients: int64 (n_codes,), distinct patients with the code among their counted events.
+        n_patients: distinct patients with any event.
+        n_events: events that were counted: duplicates and events beyond the cap are gone.
+        capped_patients: patients of whom only the most recent events were counted.
+        withheld_cells: cells that `add_counts` left out because too few patients have them.
+        withheld_events: the co-occurring pairs of events in those cells.
+    """
+
+    events: Counts
+    pair_patients: Counts
+    code_patients: NDArray[np.int64]
+    n_patients: int
+    n_events: int
+    capped_patients: int = 0
+    withheld_cells: int = 0
+    withheld_events: int = 0
+
+    def __add__(self, other: PairCounts) -> PairCounts:
+        """Exact counts of the union of two sets of patients that have no patient in common.
+
+        Raises:
+            ValueError: the two number a different set of codes, or cells were withheld from one.
+        """
+        if not isinstance(other, PairCounts):
+            return NotImplemented
+        return add_counts([self, other])
+
+    @classmethod
+    def none(cls, n_codes: int) -> PairCounts:
+        """The counts of no patient."""
+        empty = sparse.csr_array((n_codes, n_codes), dtype=np.int64)
+        return cls(empty, empty.copy(), np.zeros(n_codes, np.int64), 0, 0)
+
+
+def add_counts(parts: Sequence[PairCounts], *, floor: int = 0, threads: int = 1) -> PairCounts:
+    """Exact counts of the union of disjoint sets of patients.
+
+    The parts may lie on disk (`numpy.memmap`): they are read once, a range of rows at a time.
+
+    Args:
+        parts: one or more.
+        floor: cells that fewer distinct patients have in all are left out and tallied.
+        threads: that sum at the same time; the result is the same for any number.
+
+    Raises:
+        ValueError: no parts, parts that number different sets of codes, or one with withheld cells.
+    """
+    if not parts:
+        raise ValueError("there are no counts to add")
+    n_codes = parts[0].events.shape[0]
+    for part in parts:
+        if part.events.shape[0] != n_codes:
+            raise ValueError(f"counts of {n_codes} and of {part.events.shape[0]} codes do not add")
+        if part.withheld_cells:
+            raise ValueError("cells were withheld from a part: the sum would miss what it had")
+    spans = list(pairwise(_cuts(parts, n_codes)))
+    with ThreadPoolExecutor(threads) as pool:
+        sums = list(pool.map(lambda span: _sum_span(parts, span[0], span[1], floor), spans))
+    filled = np.concatenate([np.zeros(0, np.int64), *(s[0] for s in sums)])
+    events, pair_patients = matrices(filled, *(np.concatenate([s[i] for s in sums]) for i in (1, 2, 3)))
+    return PairCounts(
+        events=events,
+        pair_patients=pair_patients,
+        code_patients=np.sum([p.code_patients for p in parts], axis=0),
+        n_patients=sum(p.n_patients for p in parts),
+        n_events=sum(p.n_events for p in parts),
+        capped_patients=sum(p.capped_patients for p in parts),
+        withheld_cells=sum(s[4] for s in sums),
+        withheld_events=sum(s[5] for s in sums),
+    )
+
+
+def matrices(
+    filled: NDArray[np.int64],
+    column: NDArray[np.int32],
+    pairs: NDArray[np.int64],
+    patients: NDArray[np.int64],
+) -> tuple[Counts, Counts]:
+    """Both matrices from the cells of each row; they share no memory."""
+    pointer = np.concatenate([np.zeros(1, np.int64), np.cumsum(filled)])
+    if column.size < 2**31:
+        pointer = pointer.astype(np.int32)
+    else:
+        column = column.astype(np.int64)  # scipy wants one type for both
+    shape = (filled.size, filled.size)
+    made = []
+    for data in (pairs, patients):
+        own = (column, pointer) if data is pairs else (column.copy(), pointer.copy())
+        matrix = sparse.csr_array((data, *own), shape=shape)
+        # Each row was made in order of its columns; scipy need not look.
+        matrix.has_canonical_format = True
+        made.append(matrix)
+    return made[0], made[1]
+
+
+def _cuts(parts: Sequence[PairCounts], n_codes: int) -> NDArray[np.int64]:
+    """Row numbers between which the parts have about `_CELLS` cells together."""
+    cells = np.sum([np.asarray(p.events.indptr, np.int64) for p in parts], axis=0)
+    wanted = np.arange(0, int(cells[-1]) + _CELLS, _CELLS)
+    inner = np.searchsorted(cells, wanted[1:-1])
+    return np.unique(np.concatenate([[0], inner, [n_codes]]))
+
+
+def _sum_span(parts: Sequence[PairCounts], first: int, stop: int, floor: int) -> tuple[Any, ...]:
+    """`sum_rows` over the rows [first, stop) of all parts."""
+    pointers, columns, pairs, patients = [], [], [], []
+    offset = 0
+    for part in parts:
+        pointer = np.asarray(part.events.indptr[first : stop + 1], np.int64)
+        cells = slice(int(pointer[0]), int(pointer[-1]))
+        pointers.append(pointer - pointer[0] + offset)
+        columns.append(part.events.indices[cells])
+        pairs.append(part.events.data[cells])
+        patients.append(part.pair_patients.data[cells])
+        offset += cells.stop - cells.start
+    return sum_rows(
+        np.stack(pointers),
+        np.concatenate(columns).astype(np.int32, copy=False),
+        np.concatenate(pairs).astype(np.int64, copy=False),
+        np.concatenate(patients).astype(np.int64, copy=False),
+        first,
+        parts[0].events.shape[0],
+        floor,
+    )  # fmt: skip

@@ -1,0 +1,399 @@
+"""The compiled kernels of pair counting.
+
+Pairs are first written down, each as one 64-bit number, into buckets by ranges of rows (`write_pairs`); then each
+bucket is sorted by row and its rows are summed (`sum_buckets`). Both passes write and read memory nearly in order: a
+table of all cells that is hit at random spends most of its time waiting for memory.
+
+A pair (j, k), j <= k, of a patient is the number [row of the bucket | k | patient], with 32 bits for the first two and
+32 bits for the patient. A bucket is a chain of pages of a pool, so that nothing has to be counted beforehand.
+
+Source: radix partitioning as in joins of databases (Balkesen et al. 2013); accumulator of a row (Gustavson 1978).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numba.cpython.unsafe.numbers import trailing_zeros as _trailing_zeros
+from numpy.typing import NDArray
+
+PAGE_BITS = 9
+PAGE = 1 << PAGE_BITS  # pairs on a page of the pool
+
+_INSERTED = 24  # events of a day up to which insertion is faster than a call of the sort
+_32 = np.uint64(32)
+_LOW_32 = np.uint64(0xFFFFFFFF)
+_ONE = np.uint64(1)
+
+trailing_zeros: Any = _trailing_zeros  # compiled code alone can call it
+_Int32s = NDArray[np.int32]
+_Int64s = NDArray[np.int64]
+_UInt64s = NDArray[np.uint64]
+
+
+@njit(cache=True, nogil=True)
+def in_order(patient: _Int64s, day: _Int32s) -> bool:
+    """Whether rows are sorted by patient and day."""
+    for i in range(1, patient.size):
+        if patient[i] < patient[i - 1] or (patient[i] == patient[i - 1] and day[i] < day[i - 1]):
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def write_pairs(
+    patient: _Int64s,
+    day: _Int32s,
+    code: _Int32s,
+    begin: int,
+    end: int,
+    limit: int,
+    days: int,
+    low: int,
+    high: int,
+    shift: int,
+    column_bits: int,
+    pool: _UInt64s,
+    first: _Int32s,
+    link: _Int32s,
+    position: _Int64s,
+    code_patients: _Int64s,
+) -> tuple[int, int, int, int]:
+    """Write the pairs of whole patients, from row `begin` on, to `end` or until the pool is full.
+
+    Rows are sorted by patient and day. A negative `days` is the whole-history rule. Only pairs with low <= j < high
+    are written. Bucket b holds the rows [b << shift, (b + 1) << shift); its pages begin with first[b] and go on by
+    `link` (-1 ends the chain), and position[b] is where its next pair would go. Adds to `code_patients`.
+
+    Returns the first row that is not done, and the patients, distinct events and capped patients of those done. If
+    that row is `begin`, the first patient alone has more pairs than the pool holds.
+    """
+    last = np.full(first.size, -1, np.int32)
+    first[:] = -1
+    position[:] = 0
+    latest, twice = np.full(code_patients.size, -1, np.int64), np.empty(0, np.int64)
+    earliest = np.empty(0, np.int32)
+    if days < 0:
+        twice, earliest = np.full(code_patients.size, -1, np.int64), np.empty(code_patients.size, np.int32)
+    when, what = np.empty(1024, np.int32), np.empty(1024, np.int32)
+    used = n_patients = n_events = n_capped = 0
+    row = begin
+    while row < end:
+        start, this = row, patient[row]
+        while row < end and patient[row] == this:
+            row += 1
+        if row - start > what.size:
+            when, what = np.empty(2 * (row - start), np.int32), np.empty(2 * (row - start), np.int32)
+        size = _distinct_events(day, code, start, row, when, what)
+        skip = max(0, size - limit)
+        count = size - skip
+        n_patients += 1
+        n_events += count
+        n_capped += int(skip > 0)
+        # Room for all pairs, and one page begun in every bucket; a patient alone in the pool may try with less.
+        room = (link.size - used - first.size) << PAGE_BITS
+        full = used > 0 and count * (count + 1) // 2 > room
+        if full and days >= 0:
+            full = _pairs_of(when, skip, size, days) > room
+        if not full:
+            if days < 0:
+                size = _distinct_codes(start, when, what, skip, size, latest, twice, earliest)
+                skip = 0
+            used = _write_patient(
+                start, when, what, skip, size, days, low, high, shift, column_bits, pool, first, last, link, position, used, twice
+            )  # fmt: skip
+        if used < 0:
+            first[:] = -1  # forget what was written of this patient
+        if full or used < 0:
+            return start, n_patients - 1, n_events - count, n_capped - int(skip > 0)
+        for i in range(skip, size):
+            j = what[i]
+            if days < 0 or latest[j] != start:
+                latest[j] = start
+                code_patients[j] += 1
+    return row, n_patients, n_events, n_capped
+
+
+@njit(cache=True, nogil=True)
+def _distinct_events(day: _Int32s, code: _Int32s, begin: int, end: int, when: _Int32s, what: _Int32s) -> int:
+    """One patient's rows, sorted by day -> distinct events by day and code, in when and what; their number."""
+    size, row = 0, begin
+    while row < end:
+        today, first = day[row], size
+        last = first
+        while row < end and day[row] == today:
+            what[last] = code[row]
+            last += 1
+            row += 1
+        if last - first > _INSERTED:
+            what[first:last].sort()
+        else:
+            for i in range(first + 1, last):
+                this, j = what[i], i
+                while j > first and what[j - 1] > this:
+                    what[j] = what[j - 1]
+                    j -= 1
+                what[j] = this
+        for i in range(first, last):
+            if i == first or what[i] != what[size - 1]:
+                what[size] = what[i]
+                when[size] = today
+                size += 1
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _distinct_codes(
+    who: int,
+    when: _Int32s,
+    what: _Int32s,
+    begin: int,
+    end: int,
+    latest: _Int64s,
+    twice: _Int64s,
+    earliest: _Int32s,
+) -> int:
+    """Move one patient's distinct codes to the front of what; twice[j] == who if code j is on two days."""
+    size = 0
+    for i in range(begin, end):
+        j = what[i]
+        if latest[j] != who:
+            latest[j] = who
+            earliest[j] = when[i]
+            what[size] = j
+            size += 1
+        elif when[i] != earliest[j]:
+            twice[j] = who
+    return size
+
+
+@njit(cache=True, nogil=True)
+def _pairs_of(when: _Int32s, begin: int, end: int, days: int) -> int:
+    """Pairs of one patient's events within the window."""
+    total, stop = 0, begin
+    for i in range(begin, end):
+        while stop < end and np.int64(when[stop]) - when[i] <= days:
+            stop += 1
+        total += stop - i - 1
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _write_patient(
+    who: int,
+    when: _Int32s,
+    what: _Int32s,
+    begin: int,
+    end: int,
+    days: int,
+    low: int,
+    high: int,
+    shift: int,
+    column_bits: int,
+    pool: _UInt64s,
+    first: _Int32s,
+    last: _Int32s,
+    link: _Int32s,
+    position: _Int64s,
+    used: int,
+    twice: _Int64s,
+) -> int:
+    """Write one patient's pairs; the pages used then, or -1 if the pool is too small."""
+    tag = np.uint64(who)
+    for i in range(begin, end):
+        j, today = what[i], np.int64(when[i])
+        # In the whole-history rule a code is a pair of itself if it is on two days.
+        for e in range(i if days < 0 and twice[j] == who else i + 1, end):
+            if days >= 0 and when[e] - today > days:
+                break
+            k = what[e]
+            lower, upper = min(j, k), max(j, k)
+            if lower < low or lower >= high:
+                continue
+            b = lower >> shift
+            p = position[b]
+            if p & (PAGE - 1) == 0:
+                if used == link.size:
+                    return -1
+                link[used] = -1
+                if last[b] >= 0:
+                    link[last[b]] = used
+                else:
+                    first[b] = used
+                last[b] = used
+                p = np.int64(used) << PAGE_BITS
+                used += 1
+            key = (np.uint64(lower - (b << shift)) << np.uint64(column_bits)) | np.uint64(upper)
+            pool[p] = (key << _32) | tag
+            position[b] = p + 1
+    return used
+
+
+@njit(cache=True, nogil=True)
+def sum_buckets(
+    begin: int,
+    end: int,
+    shift: int,
+    column_bits: int,
+    pool: _UInt64s,
+    first: _Int32s,
+    link: _Int32s,
+    position: _Int64s,
+    n_codes: int,
+    filled: _Int64s,
+) -> tuple[_Int32s, _Int32s, _Int32s, int]:
+    """Cells of the rows in buckets [begin, end): column, pairs and patients, by row and column, and their number.
+
+    pool, first, link and position have one row for each thread that wrote; a patient is in one of them only. Writes the
+    cells of each row to `filled`.
+    """
+    total = largest = 0
+    for b in range(begin, end):
+        size = 0
+        for t in range(first.shape[0]):
+            page = first[t, b]
+            while page >= 0:
+                size += _stop(t, page, b, link, position) - (np.int64(page) << PAGE_BITS)
+                page = link[t, page]
+        total += size
+        largest = max(largest, size)
+    column, pairs, patients = np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.int32)
+    by_row = np.empty(largest, np.uint64)
+    row_end = np.empty((1 << shift) + 1, np.int64)
+    # Of a column: pairs in the low and patients in the high 32 bits; 1 + the latest patient.
+    table = np.zeros((n_codes, 2), np.int64)
+    touched = np.empty(n_codes + 1, np.int32)
+    marked = np.zeros((n_codes >> 6) + 1, np.uint64)
+    column_mask = (_ONE << np.uint64(column_bits)) - _ONE
+    cells = 0
+    for b in range(begin, end):
+        _sort_by_row(b, column_bits, pool, first, link, position, by_row, row_end)
+        i = 0
+        for r in range(1 << shift):
+            if row_end[r] == i:
+                continue
+            n_touched = 0
+            while i < row_end[r]:
+                pair = by_row[i]
+                k = np.int64((pair >> _32) & column_mask)
+                who = np.int64(pair & _LOW_32) + 1
+                cell = table[k, 0]
+                touched[n_touched] = k
+                n_touched += int(cell == 0)
+                table[k, 0] = cell + 1 + (np.int64(table[k, 1] != who) << 32)
+                table[k, 1] = who
+                i += 1
+            for t in range(n_touched):
+                k = touched[t]
+                marked[k >> 6] |= _ONE << np.uint64(k & 63)
+            row, before = (b << shift) + r, cells
+            for word in range(row >> 6, marked.size):
+                bits = marked[word]
+                marked[word] = 0
+                while bits != 0:
+                    k = np.int64(word << 6) + np.int64(trailing_zeros(bits))
+                    bits &= bits - _ONE
+                    column[cells] = k
+                    pairs[cells] = table[k, 0] & 0xFFFFFFFF
+                    patients[cells] = table[k, 0] >> 32
+                    cells += 1
+                    table[k, 0] = 0
+                    table[k, 1] = 0
+            filled[row] = cells - before
+    return column, pairs, patients, cells
+
+
+@njit(cache=True, nogil=True)
+def _stop(t: int, page: int, b: int, link: _Int32s, position: _Int64s) -> int:
+    """Where the pairs of a page of bucket b end."""
+    return position[t, b] if link[t, page] < 0 else (np.int64(page) + 1) << PAGE_BITS
+
+
+@njit(cache=True, nogil=True)
+def _sort_by_row(
+    b: int,
+    column_bits: int,
+    pool: _UInt64s,
+    first: _Int32s,
+    link: _Int32s,
+    position: _Int64s,
+    by_row: _UInt64s,
+    row_end: _Int64s,
+) -> None:
+    """Stable counting sort of a bucket's pairs by row; row r ends at row_end[r]."""
+    row_shift = np.uint64(32 + column_bits)
+    row_end[:] = 0
+    for t in range(first.shape[0]):
+        page = first[t, b]
+        while page >= 0:
+            for i in range(np.int64(page) << PAGE_BITS, _stop(t, page, b, link, position)):
+                row_end[np.int64(pool[t, i] >> row_shift) + 1] += 1
+            page = link[t, page]
+    for r in range(1, row_end.size):
+        row_end[r] += row_end[r - 1]
+    for t in range(first.shape[0]):
+        page = first[t, b]
+        while page >= 0:
+            for i in range(np.int64(page) << PAGE_BITS, _stop(t, page, b, link, position)):
+                pair = pool[t, i]
+                r = np.int64(pair >> row_shift)
+                by_row[row_end[r]] = pair
+                row_end[r] += 1
+            page = link[t, page]
+
+
+@njit(cache=True, nogil=True)
+def sum_rows(
+    pointer: _Int64s,
+    column: _Int32s,
+    pairs: _Int64s,
+    patients: _Int64s,
+    first_row: int,
+    n_codes: int,
+    floor: int,
+) -> tuple[_Int64s, _Int32s, _Int64s, _Int64s, int, int]:
+    """Sum the same rows of several upper triangles.
+
+    pointer is (runs, rows + 1): where each row of each run begins in the three arrays. Cells with fewer than `floor`
+    patients are left out. Returns the cells of each row; column, pairs and patients by row and column; and of those
+    left out their number and their pairs.
+    """
+    n_rows = pointer.shape[1] - 1
+    filled = np.zeros(n_rows, np.int64)
+    table = np.zeros((n_codes, 2), np.int64)
+    marked = np.zeros((n_codes >> 6) + 1, np.uint64)
+    size = column.size
+    to_column, to_pairs, to_patients = (
+        np.empty(size, np.int32),
+        np.empty(size, np.int64),
+        np.empty(size, np.int64),
+    )
+    cells = below = below_pairs = 0
+    for r in range(n_rows):
+        for run in range(pointer.shape[0]):
+            for i in range(pointer[run, r], pointer[run, r + 1]):
+                k = column[i]
+                table[k, 0] += pairs[i]
+                table[k, 1] += patients[i]
+                marked[k >> 6] |= _ONE << np.uint64(k & 63)
+        before = cells
+        for word in range((first_row + r) >> 6, marked.size):
+            bits = marked[word]
+            marked[word] = 0
+            while bits != 0:
+                k = np.int64(word << 6) + np.int64(trailing_zeros(bits))
+                bits &= bits - _ONE
+                if table[k, 1] >= floor:
+                    to_column[cells] = k
+                    to_pairs[cells] = table[k, 0]
+                    to_patients[cells] = table[k, 1]
+                    cells += 1
+                else:
+                    below += 1
+                    below_pairs += table[k, 0]
+                table[k, 0] = 0
+                table[k, 1] = 0
+        filled[r] = cells - before
+    return filled, to_column[:cells], to_pairs[:cells], to_patients[:cells], below, below_pairs
