@@ -6,19 +6,29 @@ import json
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from protocol.errors import FederationError
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+_SECONDS_A_LINE = 10.0
 
 Step = Callable[[str, float], None]
 
@@ -69,26 +79,45 @@ def progress(title: str, *, quiet: bool = False) -> Iterator[Step]:
     if quiet or not err.is_terminal:
         yield _log_steps(quiet=quiet, title=title)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(title, total=1.0)
+        task, last = bar.add_task(title, total=1.0), [""]
 
         def step(name: str, share: float) -> None:
+            if _kind(name) != last[0]:
+                # What one step took says nothing of how long the next will take.
+                last[0] = _kind(name)
+                bar.reset(task, total=1.0)
             bar.update(task, description=f"{title}: {name}", completed=share)
 
         yield step
 
 
 def _log_steps(*, quiet: bool, title: str) -> Step:
-    """Without a terminal, each new step is one line."""
-    last = [""]
+    """Without a terminal, each new step is one line, and one in ten seconds if only its figures change."""
+    last, said = "", 0.0
 
     def step(name: str, _share: float) -> None:
-        if not quiet and name != last[0]:
-            last[0] = name
-            err.print(f"{title}: {name}", markup=False)
+        nonlocal last, said
+        now = time.monotonic()
+        if quiet or (_kind(name) == last and (name == last or now - said < _SECONDS_A_LINE)):
+            return
+        last, said = _kind(name), now
+        err.print(f"{title}: {name}", markup=False)
 
     return step
+
+
+def _kind(name: str) -> str:
+    """A step's name without its figures."""
+    return name.partition(":")[0]
 
 
 def _cell(value: Any) -> str:

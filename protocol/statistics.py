@@ -6,19 +6,23 @@ C = T + T' - diag T. What is derived from them (PMI, PPMI) is the full symmetric
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
-from scipy.sparse import linalg as sparse_linalg
+
+from protocol.eigen import leading_eigenpairs
 
 SparseMatrix = sparse.csr_array[Any, tuple[int, int]]
 SparseFloat = sparse.csr_array[np.float64, tuple[int, int]]
-SparseTriplets = sparse.coo_array[Any, tuple[int, int]]
 
-_ROUNDING = 1e-9  # relative difference between mirrored entries that rounding explains
+_ROUNDING = (
+    1e-9  # difference between a matrix and its transpose, relative to the matrix, that rounding explains
+)
 _NEGLIGIBLE = 1e-12  # part of the largest eigenvalue below which an eigenvalue is zero and rounding
+_CHUNK = 1 << 20  # entries that are worked on at a time, so that temporary arrays stay in the cache
 
 
 def symmetric(upper: SparseMatrix) -> SparseMatrix:
@@ -29,14 +33,7 @@ def symmetric(upper: SparseMatrix) -> SparseMatrix:
     Raises:
         ValueError: not square, or an entry below the diagonal.
     """
-    triangle = _upper_triangle(upper)
-    above = triangle.row != triangle.col
-    row = np.concatenate([triangle.row, triangle.col[above]])
-    col = np.concatenate([triangle.col, triangle.row[above]])
-    data = np.concatenate([triangle.data, triangle.data[above]])
-    full = sparse.coo_array((data, (row, col)), shape=triangle.shape).tocsr()
-    full.sort_indices()
-    return full
+    return _mirrored(_upper_triangle(upper))
 
 
 def margins(upper: SparseMatrix) -> tuple[NDArray[np.float64], float]:
@@ -68,7 +65,7 @@ def pmi(counts: SparseMatrix) -> SparseFloat:
     Law: scaling all counts by a constant leaves the result unchanged, up to rounding.
     Source: Church and Hanks 1990; ARCH section 2.3.
     """
-    return symmetric(_upper_pmi(counts))
+    return _mirrored(_upper_pmi(counts))
 
 
 def ppmi(counts: SparseMatrix, *, shift: float = 1.0) -> SparseFloat:
@@ -92,9 +89,10 @@ def ppmi(counts: SparseMatrix, *, shift: float = 1.0) -> SparseFloat:
     if not (np.isfinite(shift) and shift > 0):
         raise ValueError(f"shift is {shift}; it must be a positive number")
     weights = _upper_pmi(counts)
-    weights.data = np.maximum(weights.data - np.log(shift), 0.0)
+    weights.data -= np.log(shift)
+    np.maximum(weights.data, 0.0, out=weights.data)
     weights.eliminate_zeros()
-    return symmetric(weights)
+    return _mirrored(weights)
 
 
 def nonempty(matrix: SparseMatrix | NDArray[Any]) -> NDArray[np.bool_]:
@@ -102,8 +100,10 @@ def nonempty(matrix: SparseMatrix | NDArray[Any]) -> NDArray[np.bool_]:
     if isinstance(matrix, np.ndarray):
         return np.asarray(matrix.any(axis=1))
     stored = sparse.csr_array(matrix)
-    row = np.repeat(np.arange(stored.shape[0]), np.diff(stored.indptr))
-    return np.asarray(np.bincount(row[stored.data != 0], minlength=stored.shape[0]) > 0)
+    held = np.diff(stored.indptr) > 0
+    if not stored.data.all():
+        held[held] = np.logical_or.reduceat(stored.data != 0, stored.indptr[:-1][held])
+    return np.asarray(held)
 
 
 def embed(ppmi: SparseFloat, dim: int, *, seed: int = 0) -> NDArray[np.float32]:
@@ -139,12 +139,10 @@ def embed(ppmi: SparseFloat, dim: int, *, seed: int = 0) -> NDArray[np.float32]:
     else:
         # Lanczos on the algebraic end, not a randomised SVD: that one orders by magnitude, so that negative
         # eigenvalues took up to half of 300 columns, and PPMI spectra fall too slowly for its few iterations.
-        # Both the start vector and the restarts draw from the seed: else a matrix of low rank differs by run.
-        rng = np.random.default_rng(seed)
-        values, vectors = sparse_linalg.eigsh(weights, k=dim, which="LA", v0=rng.standard_normal(n), rng=rng)
+        values, vectors = leading_eigenpairs(weights, dim, seed=seed)  # type: ignore[assignment]
     order = np.argsort(-values, kind="stable")
     order = order[values[order] > values.max() * _NEGLIGIBLE]
-    values, vectors = values[order], vectors[:, order]
+    values, vectors = values[order], np.asarray(vectors[:, order], np.float64)
     peak = np.argmax(np.abs(vectors), axis=0)
     signs = np.sign(vectors[peak, np.arange(values.size)])
     scores = vectors * (signs * np.sqrt(values))
@@ -156,11 +154,11 @@ def embed(ppmi: SparseFloat, dim: int, *, seed: int = 0) -> NDArray[np.float32]:
 
 
 def _dense_is_faster(n: int, dim: int) -> bool:
-    """Whether LAPACK (time as n^3) beats Lanczos (as n dim^2); measured break-even near n = 16 dim.
+    """Whether LAPACK (time as n^3) beats block Lanczos (about n dim^2); measured break-even near n = 7 dim.
 
-    Above 8,000 rows the dense matrix and its workspace would take more than a gigabyte.
+    Above 4,000 rows the dense matrix and its workspace would take more memory than the basis does.
     """
-    return dim >= n or n <= max(1_000, min(16 * dim, 8_000))
+    return dim >= n or n <= max(1_000, min(7 * dim, 4_000))
 
 
 def _checked_weights(matrix: SparseMatrix, dim: int) -> SparseFloat:
@@ -169,20 +167,34 @@ def _checked_weights(matrix: SparseMatrix, dim: int) -> SparseFloat:
         raise ValueError(f"dim is {dim}; it must be 1 or more")
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"the matrix to embed must be square, not {matrix.shape}")
-    weights = sparse.csr_array(matrix.astype(np.float64))
-    if not np.isfinite(weights.data).all() or (weights.data < 0).any():
+    weights = sparse.csr_array(matrix)
+    if weights.dtype != np.float64:
+        weights = sparse.csr_array(weights.astype(np.float64))
+    # Extremes carry a NaN along, and need no array as long as the matrix.
+    if weights.nnz and not (weights.data.min() >= 0 and np.isfinite(weights.data.max())):
         raise ValueError("a weight is negative or not finite; PPMI has neither")
     empty = np.flatnonzero(~nonempty(weights))
     if empty.size:
         raise ValueError(
             f"row {empty[0]} is empty ({empty.size} in all); leave such codes out before embedding"
         )
-    difference = sparse.csr_array(weights - weights.T)
-    if np.abs(difference.data).max(initial=0.0) > _ROUNDING * weights.data.max(initial=0.0):
+    if not _is_symmetric(weights):
         raise ValueError(
             "the matrix to embed is not symmetric; an upper triangle must go through `symmetric`"
         )
     return weights
+
+
+def _is_symmetric(weights: SparseFloat) -> bool:
+    """Whether M x = M'x for a random x > 0: two products, where a transpose would be a second matrix.
+
+    Differences between mirrored entries cancel in such a product with probability zero.
+    """
+    n = weights.shape[0]
+    x = np.random.default_rng(n).uniform(1.0, 2.0, n)
+    with np.errstate(over="ignore", invalid="ignore"):
+        forth, back = np.asarray(weights @ x), np.asarray(x @ weights)
+        return bool(np.abs(forth - back).max(initial=0.0) <= _ROUNDING * forth.max(initial=0.0))
 
 
 def _upper_pmi(counts: SparseMatrix) -> SparseFloat:
@@ -191,41 +203,92 @@ def _upper_pmi(counts: SparseMatrix) -> SparseFloat:
     row_sums, total = _margins(triangle)
     with np.errstate(divide="ignore"):
         log_sums, log_total = np.log(row_sums), np.log(total)
-    # Grouped so that the two codes of a pair enter alike: relabelling codes changes no bit.
-    data = (np.log(triangle.data) + log_total) - (log_sums[triangle.row] + log_sums[triangle.col])
-    return sparse.csr_array((data, (triangle.row, triangle.col)), shape=triangle.shape)
+    data = np.empty(triangle.nnz)
+    for part, row in _entries(triangle):
+        # Grouped so that the two codes of a pair enter alike: relabelling codes changes no bit.
+        expected = log_sums[row] + log_sums[triangle.indices[part]]
+        np.log(triangle.data[part], out=data[part])
+        data[part] += log_total
+        data[part] -= expected
+    # Its own indices: what is done to the result must not reach the counts.
+    parts = (data, triangle.indices.copy(), triangle.indptr.copy())
+    return sparse.csr_array(parts, shape=triangle.shape)
 
 
-def _margins(triangle: SparseTriplets) -> tuple[NDArray[np.float64], float]:
-    """Row sums and total of C from checked triplets of its upper triangle."""
-    n = triangle.shape[0]
-    above = triangle.row != triangle.col
-    below = np.bincount(triangle.col[above], weights=triangle.data[above], minlength=n)
-    row_sums = np.asarray(np.bincount(triangle.row, weights=triangle.data, minlength=n) + below, np.float64)
+def _margins(triangle: SparseFloat) -> tuple[NDArray[np.float64], float]:
+    """Row sums and total of C from its checked upper triangle."""
+    ones = np.ones(triangle.shape[0])
+    row_sums = triangle @ ones + ones @ triangle - triangle.diagonal()
     return row_sums, float(row_sums.sum())
 
 
-def _checked_counts(counts: SparseMatrix) -> SparseTriplets:
-    """The counts above 0 as float64 triplets of the upper triangle."""
+def _checked_counts(counts: SparseMatrix) -> SparseFloat:
+    """The counts above 0 as float64 upper triangle; may share memory with the argument."""
     triangle = _upper_triangle(counts)
-    data = triangle.data.astype(np.float64)
-    if not np.isfinite(data).all() or (data < 0).any():
+    data = triangle.data.astype(np.float64, copy=False)
+    if data.size and not (data.min() >= 0 and np.isfinite(data.max())):
         at = int(np.flatnonzero(~(np.isfinite(data) & (data >= 0)))[0])
-        cell = f"({triangle.row[at]}, {triangle.col[at]})"
+        row = int(np.searchsorted(triangle.indptr, at, side="right")) - 1
+        cell = f"({row}, {triangle.indices[at]})"
         raise ValueError(f"the count at {cell} is {data[at]}; counts must be finite and not negative")
-    keep = data > 0
-    return sparse.coo_array((data[keep], (triangle.row[keep], triangle.col[keep])), shape=triangle.shape)
+    checked = sparse.csr_array((data, triangle.indices, triangle.indptr), shape=triangle.shape, copy=False)
+    if not data.all():
+        checked = checked.copy()
+        checked.eliminate_zeros()
+    return checked
 
 
-def _upper_triangle(upper: SparseMatrix) -> SparseTriplets:
-    """The triplets of an upper triangle, each cell once; the argument is left as it is."""
+def _upper_triangle(upper: SparseMatrix) -> SparseMatrix:
+    """An upper triangle with sorted rows, each cell once; the argument is left as it is."""
     stored = sparse.csr_array(upper)
     if stored.shape[0] != stored.shape[1]:
         raise ValueError(f"a symmetric matrix is square, not {stored.shape}")
     if not stored.has_canonical_format:
         stored = stored.copy()
         stored.sum_duplicates()
-    triangle = stored.tocoo()
-    if (triangle.row > triangle.col).any():
+    # The first cell of a row is its leftmost.
+    held = np.flatnonzero(np.diff(stored.indptr))
+    if (stored.indices[stored.indptr[held]] < held).any():
         raise ValueError("only the upper triangle is expected, and there are entries below the diagonal")
-    return triangle
+    return stored
+
+
+def _mirrored(triangle: SparseMatrix) -> SparseMatrix:
+    """T + T' - diag T of an upper triangle in canonical form, stored zeros and all.
+
+    The columns of T, read as rows, lie left of the diagonal, and the rows of T from it on, both in order: the
+    result needs no sorting, and no memory beside T but T'.
+    """
+    n = triangle.shape[0]
+    columns = sparse.csc_array(triangle)
+    held = np.flatnonzero(np.diff(triangle.indptr))
+    left = np.diff(columns.indptr).astype(np.int64)
+    left[held] -= (
+        triangle.indices[triangle.indptr[held]] == held
+    )  # the diagonal, in both, comes from the rows
+    pointers = np.zeros(n + 1, np.int64)
+    np.cumsum(left + np.diff(triangle.indptr), out=pointers[1:])
+    kind = np.int32 if pointers[-1] < 2**31 else np.int64
+    indices, data = np.empty(pointers[-1], kind), np.empty(pointers[-1], triangle.dtype)
+    moves = (pointers[:-1] - columns.indptr[:-1], pointers[:-1] + left - triangle.indptr[:-1])
+    for source, move in zip((columns, triangle), moves, strict=True):
+        for part, row in _entries(source):
+            target = np.arange(part.start, part.stop) + move[row]
+            found, values = source.indices[part], source.data[part]
+            if source is columns:
+                below = found < row
+                target, found, values = target[below], found[below], values[below]
+            indices[target], data[target] = found, values
+    full = sparse.csr_array((data, indices, pointers.astype(kind)), shape=(n, n), copy=False)
+    full.has_canonical_format = True
+    return full
+
+
+def _entries(matrix: Any) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Stretches of the stored entries, with the row of each (the column, in a matrix stored by columns)."""
+    ends = np.asarray(matrix.indptr, np.int64)
+    for start in range(0, int(ends[-1]), _CHUNK):
+        stop = min(start + _CHUNK, int(ends[-1]))
+        first, last = np.searchsorted(ends, start, side="right") - 1, np.searchsorted(ends, stop, side="left")
+        inside = np.clip(ends[first : last + 1], start, stop)
+        yield slice(start, stop), np.repeat(np.arange(first, last), inside[1:] - inside[:-1])

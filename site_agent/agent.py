@@ -26,6 +26,7 @@ from site_agent.exchange import Exchange, SiteStatus
 from site_agent.ledger import Ledger
 from site_agent.outbox import Approval, Outbox
 from site_agent.prepare import Prepared, agent_digest, prepare_release
+from site_agent.resources import Resources
 from site_agent.sources import Progress, silent
 from site_agent.state import load_state, save_state
 
@@ -53,11 +54,15 @@ class Agent:
         """The folder shared with the Flower processes."""
         return Exchange(self.home.exchange)
 
-    def preview(self, progress: Progress = silent) -> Prepared:
+    def preview(self, progress: Progress = silent, machine: Resources | None = None) -> Prepared:
         """Prepare the next release for review; nothing leaves."""
         state = load_state(self.home.folder)
         prepared = prepare_release(
-            self.home, sequence=state.accepted_sequence + 1, previous=state.accepted_digest, progress=progress
+            self.home,
+            sequence=state.accepted_sequence + 1,
+            previous=state.accepted_digest,
+            machine=machine,
+            progress=progress,
         )
         self.outbox.prepare(prepared.release)
         write_code_list(self.home, prepared)

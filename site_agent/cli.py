@@ -17,6 +17,7 @@ from site_agent.agent import Agent
 from site_agent.codelist import apply_result, latest_result
 from site_agent.config import Home
 from site_agent.prepare import version
+from site_agent.resources import resources
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,10 @@ app = typer.Typer(
 
 HomeOption = Annotated[Path, typer.Option("--home", envvar="SMILE_SITE_HOME", help="The site's home folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+MemoryOption = Annotated[
+    str, typer.Option(help="Memory to count in, such as 6G; half of what is free if left out.")
+]
+ThreadsOption = Annotated[int, typer.Option(min=0, help="Cores to count on; 0 means all.")]
 HERE = Path()
 
 
@@ -98,22 +103,30 @@ def preview(
     names: Annotated[
         bool, typer.Option("--names", help="List every released code, not the first twenty.")
     ] = False,
+    memory: MemoryOption = "",
+    threads: ThreadsOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Prepare the next release and show everything that would leave; nothing leaves."""
     agent = Agent(Home(home))
+    machine = resources(agent.home.config.machine, memory=memory, threads=threads)
     with progress("preview", quiet=json) as step:
-        prepared = agent.preview(step)
+        prepared = agent.preview(step, machine)
     manifest = prepared.release.manifest
     size = (home / "outbox" / "prepared.release").stat().st_size
     if json:
         print_json(
-            {"manifest_digest": manifest.digest, "bytes": size, "skipped_rows": prepared.events.skipped}
+            {
+                "manifest_digest": manifest.digest,
+                "bytes": size,
+                "skipped_rows": prepared.skipped,
+                "rows": prepared.n_rows,
+            }
             | {"manifest": manifest.model_dump(mode="json")}
         )
         return
     _show_manifest(manifest, size, all_names=names)
-    for reason, count in prepared.events.skipped.items():
+    for reason, count in prepared.skipped.items():
         out.print(f"[yellow]{count:,} rows were skipped: {reason}[/]")
     out.print(
         f"\nNothing has left. To approve: site-agent approve --home {home} --digest {manifest.digest[:16]}"

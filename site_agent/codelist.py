@@ -23,13 +23,14 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
 
 def write_code_list(home: Home, prepared: Prepared) -> None:
     """Keep codes, the site's descriptions and whether each is in the release, for `apply`."""
-    codes = prepared.events.codes
+    codes, texts = prepared.codes, prepared.descriptions
     released = np.zeros(len(codes), dtype=bool)
     released[prepared.kept.rows] = True
     table = pa.table(
         {
             "code": pa.array(codes),
-            "description": pa.array([prepared.events.descriptions.get(c, "") for c in codes]),
+            "description": pa.array([texts[c].text if c in texts else "" for c in codes]),
+            "public": pa.array([c in texts and texts[c].public for c in codes]),
             "released": pa.array(released),
         }
     )

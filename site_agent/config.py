@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Self
@@ -49,7 +50,8 @@ class RollUp(_Section):
         ("Ingredient",), description="OMOP only: the concept_class_id of the concepts to count instead."
     )
     unmapped: Literal["keep", "skip"] = Field(
-        "keep", description="Codes without a target count as themselves, or are skipped and their rows counted."
+        "keep",
+        description="Codes without a target count as themselves, or are skipped and their rows counted.",
     )
 
 
@@ -57,7 +59,8 @@ class Data(_Section):
     """Where the site's events are."""
 
     kind: Literal["triplets", "omop", "meds", "fhir", "i2b2", "pcornet"] = Field(
-        "triplets", description="What the data are: a file of triplets, a common data model, or a FHIR bulk export."
+        "triplets",
+        description="What the data are: a file of triplets, a common data model, or a FHIR bulk export.",
     )
     events: str = Field(
         "",
@@ -69,7 +72,9 @@ class Data(_Section):
         "(spark://local for this machine). A password belongs in SMILE_DATABASE_PASSWORD or ~/.pgpass, not here.",
     )
     schema_: str = Field("", alias="schema", description="omop, i2b2, pcornet: the schema of the tables.")
-    vocabulary_schema: str = Field("", description="omop: the schema of concept and concept_ancestor, if another.")
+    vocabulary_schema: str = Field(
+        "", description="omop: the schema of concept and concept_ancestor, if another."
+    )
     domains: tuple[Domain, ...] = Field(
         ("condition", "drug", "measurement", "procedure", "observation"),
         description="Which kinds of tables or resources are read.",
@@ -83,6 +88,11 @@ class Data(_Section):
     )
     bad_rows: Literal["stop", "skip"] = Field(
         "stop", description="Stop at rows that cannot be used, or skip them and count each reason."
+    )
+    latest_date: date | None = Field(
+        None,
+        description="Events after this day are refused; today if left out. De-identified data whose dates were shifted "
+        "may need a day of a later century.",
     )
     columns: Columns = Columns()
     rollup: RollUp = RollUp()
@@ -108,6 +118,22 @@ class SitePolicy(_Section):
     max_dim: int = Field(0, ge=0, description="Largest embedding dimension that may leave.")
 
 
+class Machine(_Section):
+    """What the agent may take of the machine while it reads and counts."""
+
+    memory: str = Field(
+        "",
+        pattern=r"^([0-9]+(\.[0-9]+)?[KMGT])?$",
+        description='A number with K, M, G or T, such as "6G"; half of what is free if left out. Results do not depend on it.',
+    )
+    threads: int = Field(0, ge=0, le=1024, description="Cores that count; 0 means all of them.")
+    work: str = Field(
+        "work",
+        description="Folder for coded events and counts while they are made, 16 bytes a row and 12 a pair of codes; they are "
+        "removed once a release is prepared. Relative to the home folder.",
+    )
+
+
 class Network(_Section):
     """What the Flower process may do."""
 
@@ -122,6 +148,7 @@ class SiteConfig(_Section):
     site: Identifier = Field(description="The site's name in the study.")
     data: Data
     policy: SitePolicy = SitePolicy()
+    machine: Machine = Machine()
     network: Network = Network()
 
 
@@ -199,6 +226,11 @@ class Home:
     def exchange(self) -> Path:
         """The only folder that the Flower processes may see."""
         return self.folder / "exchange"
+
+    @property
+    def work(self) -> Path:
+        """Where coded events and counts lie while a release is prepared."""
+        return self.path(self.config.machine.work)
 
     def path(self, name: str) -> Path:
         """A path of the configuration, relative to the home folder."""

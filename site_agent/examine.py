@@ -10,7 +10,8 @@ from typing import Literal, NamedTuple
 from protocol.errors import FederationError
 from site_agent.config import Home
 from site_agent.gate import suppress
-from site_agent.prepare import count, read_events, site_anchors
+from site_agent.prepare import count_events, site_anchors, stage_events, work_lock
+from site_agent.resources import resources
 from site_agent.sources import Progress, silent
 
 
@@ -58,14 +59,21 @@ def _anchors(home: Home) -> tuple[Literal["ok", "look"], str]:
 
 
 def _data(home: Home) -> tuple[Literal["ok", "look"], str]:
-    events = read_events(home)
-    kept = suppress(count(events, home.study), home.policy(), shift=home.study.embedding.ppmi_shift)
+    machine = resources(home.config.machine)
+    with work_lock(home):
+        staged = stage_events(home, machine)
+        runs = count_events(home, staged, machine)
+        policy = home.policy()
+        counts = runs.total(
+            floor=policy.min_pair_patients, memory=machine.memory // 2, threads=machine.threads
+        )
+    kept = suppress(counts, policy, shift=home.study.embedding.ppmi_shift)
     s = kept.statistics
     finding = (
-        f"{len(events.patient):,} rows, {s.patients:,} patients, {s.codes_seen:,} codes; "
+        f"{staged.n_rows:,} rows, {s.patients:,} patients, {s.codes_seen:,} codes; "
         f"{s.codes_released:,} codes and {s.mass_kept:.0%} of co-occurrences pass the floors"
     )
-    skipped = sum(events.skipped.values())
+    skipped = sum(staged.skipped.values())
     if skipped:
         finding += f"; {skipped:,} rows skipped"
     enough = s.codes_released >= 2 * home.study.embedding.codes_per_dim

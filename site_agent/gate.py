@@ -52,7 +52,8 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
     unconnected groups compare. Dropping a code changes margins, so this is
     repeated until it holds for all.
 
-    Law: the result does not depend on any cell below its floor.
+    Laws: the result does not depend on any cell below its floor; counts from which cells below the floor were
+    withheld already (`add_counts`) give the same result.
     """
     seen = counts.code_patients > 0
     over = counts.code_patients >= policy.min_code_patients
@@ -70,7 +71,9 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
     pair_patients = counts.pair_patients[rows][:, rows].data
     strong_pairs = pair_patients[pair_patients >= policy.min_pair_patients]
     rounded = round_to(counts.code_patients[rows], policy.margin_rounding)
-    total = int(counts.events.sum())
+    # Cells that were withheld while the counts were added count as if they had been withheld here.
+    total = int(counts.events.sum()) + counts.withheld_events
+    suppressed = int((counts.pair_patients.data < policy.min_pair_patients).sum()) + counts.withheld_cells
 
     def coarse(number: int) -> int:
         # Exact totals would let two releases be subtracted to see one patient's rare code.
@@ -83,7 +86,7 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
         codes_without_pairs=coarse(int(over.sum()) - len(rows)),
         codes_released=len(rows),
         pairs_released=coarse(int(kept.nnz)),
-        pairs_suppressed=coarse(int((counts.pair_patients.data < policy.min_pair_patients).sum())),
+        pairs_suppressed=coarse(suppressed),
         mass_kept=round(int(kept.sum()) / total, 2) if total else 0.0,
         smallest_code_patients=int(rounded.min()) if len(rows) else 0,
         smallest_pair_patients=int(strong_pairs.min()) if len(strong_pairs) else 0,

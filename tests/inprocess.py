@@ -11,6 +11,7 @@ from site_agent.config import Data
 from site_agent.gate import allowed_dim, make_release, suppress
 from site_agent.prepare import count
 from site_agent.sources.anchors import read_anchors
+from site_agent.sources.clean import collect
 from site_agent.sources.triplets import TripletFile
 from site_agent.views.cooccurrence import cooccurrence_view
 from tests.synthetic import verified
@@ -28,7 +29,8 @@ def policy(study: StudySpec) -> Policy:
 
 def site_release(study: StudySpec, site: str, events: Path, anchors: Path | None) -> VerifiedRelease:
     """What the site would release; rows name their code system."""
-    found = TripletFile(events, Data(events=str(events), system=study.standard)).read()
+    data = Data(events=str(events), system=study.standard)
+    found = collect(TripletFile(events, data), data)
     rules, shift = policy(study), study.embedding.ppmi_shift
     kept = suppress(count(found, study), rules, shift=shift)
     view = cooccurrence_view(

@@ -32,7 +32,7 @@ _AXES = 3  # axes of a source that are kept, in units of d, and
 _MORE_AXES = 20  # so many more: noise beyond these says nothing of the signal's directions
 _MANY_CODES = 4_000  # above this, one start is tried, since it costs as much as the fit
 _SMALL = 4_000_000  # codes times clusters up to which the search takes ten rounds,
-_LARGE = 30_000_000  # and up to which it takes two
+_LARGE = 10_000_000  # and up to which it takes two
 
 
 def fit_smile(
@@ -93,7 +93,7 @@ def fit_smile(
             from each, and the fit goes on from the one with the greatest bound. By default all three, and above
             4,000 codes average linkage alone.
         rounds: of the search, at most; by default 10, 2 for more than 4 million codes times clusters, and none
-            above 30 million.
+            above 10 million.
         most: where the prior allows a code more clusters than this, its likeliest ones are kept.
         device: of the tensors, as torch names it: "cpu" or "cuda". The search runs on the host.
         names: the codes' names, for messages.

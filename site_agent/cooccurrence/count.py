@@ -118,7 +118,7 @@ class _Pool:
         self.pairs = np.empty((rule.threads, pages * PAGE), np.uint64)
         self.first = np.empty((rule.threads, self.buckets), np.int32)
         self.link = np.empty((rule.threads, pages), np.int32)
-        self.position = np.empty((rule.threads, self.buckets), np.int64)
+        self.position = np.empty((rule.threads, self.buckets), np.uint64)
 
 
 def _count(columns: _Columns, rule: _Rule) -> PairCounts:
@@ -131,7 +131,7 @@ def _count(columns: _Columns, rule: _Rule) -> PairCounts:
     pool = _Pool(rule)
     with ThreadPoolExecutor(rule.threads) as executor:
         while (at < ends[1:]).any():
-            written = _write(executor, columns, rule, pool, at, ends[1:], (0, rule.n_codes))
+            written = _write(executor, columns, rule, pool, at, ends[1:])
             stuck = [t for t in range(rule.threads) if written.row[t] == at[t] < ends[t + 1]]
             part = _sum(executor, rule, pool, written)
             total = part if not total.n_patients else add_counts([total, part], threads=rule.threads)
@@ -190,14 +190,15 @@ def _write(
     pool: _Pool,
     begin: NDArray[np.int64],
     end: NDArray[np.int64],
-    rows: tuple[int, int],
+    rows: tuple[int, int] | None = None,
 ) -> _Written:
     code_patients = np.zeros((rule.threads, rule.n_codes), np.int64)
+    span = None if rows is None else (np.uint64(rows[0]), np.uint64(rows[1]))
 
     def write(t: int) -> tuple[int, int, int, int]:
         tables = (pool.pairs[t], pool.first[t], pool.link[t], pool.position[t], code_patients[t])
-        limits = (rule.limit, rule.days, *rows, rule.shift, rule.column_bits)
-        return write_pairs(*columns, int(begin[t]), int(end[t]), *limits, *tables)
+        where, limits = (int(begin[t]), int(end[t])), (rule.limit, rule.days)
+        return write_pairs(*columns, *where, *limits, span, rule.shift, rule.column_bits, *tables)
 
     done = np.array(list(executor.map(write, range(rule.threads))), np.int64)
     return _Written(done[:, 0], done[:, 1:].sum(axis=0), code_patients.sum(axis=0))

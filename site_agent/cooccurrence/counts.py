@@ -14,7 +14,8 @@ from scipy import sparse
 
 from site_agent.cooccurrence.kernel import sum_rows
 
-_CELLS = 2**24  # cells that are summed at a time: half a gigabyte with what they are summed into
+_BYTES_A_CELL = 48  # while it is summed: as read, as copied, and in the sum
+_MEMORY = 2**29
 
 Counts = sparse.csr_array[Any, tuple[int, int]]
 
@@ -66,7 +67,9 @@ class PairCounts:
         return cls(empty, empty.copy(), np.zeros(n_codes, np.int64), 0, 0)
 
 
-def add_counts(parts: Sequence[PairCounts], *, floor: int = 0, threads: int = 1) -> PairCounts:
+def add_counts(
+    parts: Sequence[PairCounts], *, floor: int = 0, threads: int = 1, memory: int = _MEMORY
+) -> PairCounts:
     """Exact counts of the union of disjoint sets of patients.
 
     The parts may lie on disk (`numpy.memmap`): they are read once, a range of rows at a time.
@@ -75,6 +78,7 @@ def add_counts(parts: Sequence[PairCounts], *, floor: int = 0, threads: int = 1)
         parts: one or more.
         floor: cells that fewer distinct patients have in all are left out and tallied.
         threads: that sum at the same time; the result is the same for any number.
+        memory: bytes that cells being summed may take, beside the result.
 
     Raises:
         ValueError: no parts, parts that number different sets of codes, or one with withheld cells.
@@ -87,7 +91,7 @@ def add_counts(parts: Sequence[PairCounts], *, floor: int = 0, threads: int = 1)
             raise ValueError(f"counts of {n_codes} and of {part.events.shape[0]} codes do not add")
         if part.withheld_cells:
             raise ValueError("cells were withheld from a part: the sum would miss what it had")
-    spans = list(pairwise(_cuts(parts, n_codes)))
+    spans = list(pairwise(_cuts(parts, n_codes, max(2**16, memory // _BYTES_A_CELL // threads))))
     with ThreadPoolExecutor(threads) as pool:
         sums = list(pool.map(lambda span: _sum_span(parts, span[0], span[1], floor), spans))
     filled = np.concatenate([np.zeros(0, np.int64), *(s[0] for s in sums)])
@@ -127,11 +131,10 @@ def matrices(
     return made[0], made[1]
 
 
-def _cuts(parts: Sequence[PairCounts], n_codes: int) -> NDArray[np.int64]:
-    """Row numbers between which the parts have about `_CELLS` cells together."""
+def _cuts(parts: Sequence[PairCounts], n_codes: int, most: int) -> NDArray[np.int64]:
+    """Row numbers between which the parts have about `most` cells together."""
     cells = np.sum([np.asarray(p.events.indptr, np.int64) for p in parts], axis=0)
-    wanted = np.arange(0, int(cells[-1]) + _CELLS, _CELLS)
-    inner = np.searchsorted(cells, wanted[1:-1])
+    inner = np.searchsorted(cells, np.arange(most, int(cells[-1]), most))
     return np.unique(np.concatenate([[0], inner, [n_codes]]))
 
 

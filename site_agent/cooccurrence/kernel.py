@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 PAGE_BITS = 9
 PAGE = 1 << PAGE_BITS  # pairs on a page of the pool
 
-_INSERTED = 24  # events of a day up to which insertion is faster than a call of the sort
 _32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
 _ONE = np.uint64(1)
+_PAGE_BITS, _IN_PAGE = np.uint64(PAGE_BITS), np.uint64(PAGE - 1)
 
 trailing_zeros: Any = _trailing_zeros  # compiled code alone can call it
 _Int32s = NDArray[np.int32]
@@ -51,21 +51,21 @@ def write_pairs(
     end: int,
     limit: int,
     days: int,
-    low: int,
-    high: int,
+    rows: tuple[np.uint64, np.uint64] | None,
     shift: int,
     column_bits: int,
     pool: _UInt64s,
     first: _Int32s,
     link: _Int32s,
-    position: _Int64s,
+    position: _UInt64s,
     code_patients: _Int64s,
 ) -> tuple[int, int, int, int]:
     """Write the pairs of whole patients, from row `begin` on, to `end` or until the pool is full.
 
-    Rows are sorted by patient and day. A negative `days` is the whole-history rule. Only pairs with low <= j < high
-    are written. Bucket b holds the rows [b << shift, (b + 1) << shift); its pages begin with first[b] and go on by
-    `link` (-1 ends the chain), and position[b] is where its next pair would go. Adds to `code_patients`.
+    Rows are sorted by patient and day. A negative `days` is the whole-history rule. Only pairs with
+    rows[0] <= j < rows[1] are written, if `rows` is given. Bucket b holds the rows [b << shift, (b + 1) << shift); its
+    pages begin with first[b] and go on by `link` (-1 ends the chain), and position[b] is where its next pair would go.
+    Adds to `code_patients`.
 
     Returns the first row that is not done, and the patients, distinct events and capped patients of those done. If
     that row is `begin`, the first patient alone has more pairs than the pool holds.
@@ -73,10 +73,10 @@ def write_pairs(
     last = np.full(first.size, -1, np.int32)
     first[:] = -1
     position[:] = 0
-    latest, twice = np.full(code_patients.size, -1, np.int64), np.empty(0, np.int64)
-    earliest = np.empty(0, np.int32)
-    if days < 0:
-        twice, earliest = np.full(code_patients.size, -1, np.int64), np.empty(code_patients.size, np.int32)
+    # Of a code: 1 + the row where its latest patient begins, and its patients; then on two days, and its first day.
+    seen = np.zeros((code_patients.size, 2), np.int64)
+    twice = np.full(code_patients.size if days < 0 else 0, -1, np.int64)
+    earliest = np.empty(twice.size, np.int32)
     when, what = np.empty(1024, np.int32), np.empty(1024, np.int32)
     used = n_patients = n_events = n_capped = 0
     row = begin
@@ -91,56 +91,57 @@ def write_pairs(
         count = size - skip
         n_patients += 1
         n_events += count
-        n_capped += int(skip > 0)
+        capped = int(skip > 0)
+        n_capped += capped
         # Room for all pairs, and one page begun in every bucket; a patient alone in the pool may try with less.
         room = (link.size - used - first.size) << PAGE_BITS
         full = used > 0 and count * (count + 1) // 2 > room
         if full and days >= 0:
             full = _pairs_of(when, skip, size, days) > room
         if not full:
+            place = (shift, column_bits, pool, first, last, link, position, used)
+            # Without `twice`, the compiler leaves the whole-history rule out of the loop.
             if days < 0:
-                size = _distinct_codes(start, when, what, skip, size, latest, twice, earliest)
+                size = _distinct_codes(start, when, what, skip, size, seen, twice, earliest)
                 skip = 0
-            used = _write_patient(
-                start, when, what, skip, size, days, low, high, shift, column_bits, pool, first, last, link, position, used, twice
-            )  # fmt: skip
+                used = _write_patient(start, when, what, skip, size, days, rows, *place, twice)
+            else:
+                used = _write_patient(start, when, what, skip, size, days, rows, *place, None)
         if used < 0:
             first[:] = -1  # forget what was written of this patient
         if full or used < 0:
-            return start, n_patients - 1, n_events - count, n_capped - int(skip > 0)
+            code_patients += seen[:, 1]
+            return start, n_patients - 1, n_events - count, n_capped - capped
         for i in range(skip, size):
             j = what[i]
-            if days < 0 or latest[j] != start:
-                latest[j] = start
-                code_patients[j] += 1
+            seen[j, 1] += int(days < 0 or seen[j, 0] != start + 1)
+            seen[j, 0] = start + 1
+    code_patients += seen[:, 1]
     return row, n_patients, n_events, n_capped
 
 
 @njit(cache=True, nogil=True)
 def _distinct_events(day: _Int32s, code: _Int32s, begin: int, end: int, when: _Int32s, what: _Int32s) -> int:
     """One patient's rows, sorted by day -> distinct events by day and code, in when and what; their number."""
-    size, row = 0, begin
-    while row < end:
-        today, first = day[row], size
-        last = first
-        while row < end and day[row] == today:
-            what[last] = code[row]
-            last += 1
-            row += 1
-        if last - first > _INSERTED:
-            what[first:last].sort()
-        else:
-            for i in range(first + 1, last):
-                this, j = what[i], i
-                while j > first and what[j - 1] > this:
-                    what[j] = what[j - 1]
-                    j -= 1
-                what[j] = this
-        for i in range(first, last):
-            if i == first or what[i] != what[size - 1]:
-                what[size] = what[i]
-                when[size] = today
-                size += 1
+    size = first = 0  # of the day: its first event
+    for row in range(begin, end):
+        this, today = code[row], day[row]
+        if size == 0 or when[size - 1] != today:
+            first = size
+        elif what[size - 1] >= this:
+            # Out of order or a duplicate: to its place in the day, if it is not there.
+            place = first + np.searchsorted(what[first:size], this)
+            if what[place] == this:
+                continue
+            for i in range(size, place, -1):
+                what[i] = what[i - 1]
+            what[place] = this
+            when[size] = today
+            size += 1
+            continue
+        what[size] = this
+        when[size] = today
+        size += 1
     return size
 
 
@@ -151,7 +152,7 @@ def _distinct_codes(
     what: _Int32s,
     begin: int,
     end: int,
-    latest: _Int64s,
+    seen: _Int64s,
     twice: _Int64s,
     earliest: _Int32s,
 ) -> int:
@@ -159,8 +160,8 @@ def _distinct_codes(
     size = 0
     for i in range(begin, end):
         j = what[i]
-        if latest[j] != who:
-            latest[j] = who
+        if seen[j, 0] != who + 1:
+            seen[j, 0] = who + 1
             earliest[j] = when[i]
             what[size] = j
             size += 1
@@ -188,33 +189,37 @@ def _write_patient(
     begin: int,
     end: int,
     days: int,
-    low: int,
-    high: int,
+    rows: tuple[np.uint64, np.uint64] | None,
     shift: int,
     column_bits: int,
     pool: _UInt64s,
     first: _Int32s,
     last: _Int32s,
     link: _Int32s,
-    position: _Int64s,
+    position: _UInt64s,
     used: int,
-    twice: _Int64s,
+    twice: _Int64s | None,
 ) -> int:
     """Write one patient's pairs; the pages used then, or -1 if the pool is too small."""
-    tag = np.uint64(who)
+    # Unsigned indices: numba lets signed ones count from the end, and that costs a comparison each time.
+    tag, to_bucket, to_column = np.uint64(who), np.uint64(shift), np.uint64(column_bits)
+    in_bucket = (_ONE << to_bucket) - _ONE
     for i in range(begin, end):
         j, today = what[i], np.int64(when[i])
         # In the whole-history rule a code is a pair of itself if it is on two days.
-        for e in range(i if days < 0 and twice[j] == who else i + 1, end):
-            if days >= 0 and when[e] - today > days:
+        begin_e = i + 1
+        if twice is not None and twice[j] == who:
+            begin_e = i
+        for e in range(begin_e, end):
+            if twice is None and when[e] - today > days:
                 break
             k = what[e]
-            lower, upper = min(j, k), max(j, k)
-            if lower < low or lower >= high:
+            lower, upper = np.uint64(min(j, k)), np.uint64(max(j, k))
+            if rows is not None and (lower < rows[0] or lower >= rows[1]):
                 continue
-            b = lower >> shift
+            b = lower >> to_bucket
             p = position[b]
-            if p & (PAGE - 1) == 0:
+            if p & _IN_PAGE == 0:
                 if used == link.size:
                     return -1
                 link[used] = -1
@@ -223,11 +228,10 @@ def _write_patient(
                 else:
                     first[b] = used
                 last[b] = used
-                p = np.int64(used) << PAGE_BITS
+                p = np.uint64(used) << _PAGE_BITS
                 used += 1
-            key = (np.uint64(lower - (b << shift)) << np.uint64(column_bits)) | np.uint64(upper)
-            pool[p] = (key << _32) | tag
-            position[b] = p + 1
+            pool[p] = ((((lower & in_bucket) << to_column) | upper) << _32) | tag
+            position[b] = p + _ONE
     return used
 
 
@@ -240,7 +244,7 @@ def sum_buckets(
     pool: _UInt64s,
     first: _Int32s,
     link: _Int32s,
-    position: _Int64s,
+    position: _UInt64s,
     n_codes: int,
     filled: _Int64s,
 ) -> tuple[_Int32s, _Int32s, _Int32s, int]:
@@ -277,7 +281,7 @@ def sum_buckets(
             n_touched = 0
             while i < row_end[r]:
                 pair = by_row[i]
-                k = np.int64((pair >> _32) & column_mask)
+                k = (pair >> _32) & column_mask
                 who = np.int64(pair & _LOW_32) + 1
                 cell = table[k, 0]
                 touched[n_touched] = k
@@ -306,9 +310,9 @@ def sum_buckets(
 
 
 @njit(cache=True, nogil=True)
-def _stop(t: int, page: int, b: int, link: _Int32s, position: _Int64s) -> int:
+def _stop(t: int, page: int, b: int, link: _Int32s, position: _UInt64s) -> int:
     """Where the pairs of a page of bucket b end."""
-    return position[t, b] if link[t, page] < 0 else (np.int64(page) + 1) << PAGE_BITS
+    return np.int64(position[t, b]) if link[t, page] < 0 else (np.int64(page) + 1) << PAGE_BITS
 
 
 @njit(cache=True, nogil=True)
@@ -318,7 +322,7 @@ def _sort_by_row(
     pool: _UInt64s,
     first: _Int32s,
     link: _Int32s,
-    position: _Int64s,
+    position: _UInt64s,
     by_row: _UInt64s,
     row_end: _Int64s,
 ) -> None:
@@ -329,7 +333,7 @@ def _sort_by_row(
         page = first[t, b]
         while page >= 0:
             for i in range(np.int64(page) << PAGE_BITS, _stop(t, page, b, link, position)):
-                row_end[np.int64(pool[t, i] >> row_shift) + 1] += 1
+                row_end[(pool[t, i] >> row_shift) + _ONE] += 1
             page = link[t, page]
     for r in range(1, row_end.size):
         row_end[r] += row_end[r - 1]
@@ -338,8 +342,8 @@ def _sort_by_row(
         while page >= 0:
             for i in range(np.int64(page) << PAGE_BITS, _stop(t, page, b, link, position)):
                 pair = pool[t, i]
-                r = np.int64(pair >> row_shift)
-                by_row[row_end[r]] = pair
+                r = pair >> row_shift
+                by_row[np.uint64(row_end[r])] = pair
                 row_end[r] += 1
             page = link[t, page]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,18 @@ import pytest
 
 from protocol.errors import DataError
 from site_agent.config import Columns, Data
-from site_agent.sources import Events
+from site_agent.sources import Description, Events
 from site_agent.sources.anchors import read_anchors
+from site_agent.sources.clean import collect
 from site_agent.sources.triplets import TripletFile
 
 TODAY = date(2026, 1, 1)
+CMS = Path(__file__).parents[2].parent / "shared" / "data" / "cms_claims" / "inpatient_events.parquet"
 
 
 def read(path: Path, **changes: Any) -> Events:
     data = Data(**({"events": path.name, "system": "ICD10CM"} | changes))
-    return TripletFile(path, data, TODAY).read()
+    return collect(TripletFile(path, data), data, today=TODAY)
 
 
 def csv(folder: Path, text: str) -> Path:
@@ -62,7 +65,7 @@ def test_systems_descriptions_and_column_names(tmp_path: Path) -> None:
     columns = Columns(patient="pid", date="when", code="item", system="vocab", description="text")
     events = read(path, columns=columns)
     assert events.codes == ("ICD10CM:x", "ICD9CM:x")
-    assert events.descriptions == {"ICD9CM:x": "Eks", "ICD10CM:x": "Other"}
+    assert events.descriptions == {"ICD9CM:x": Description("Eks"), "ICD10CM:x": Description("Other")}
 
 
 def test_unicode_codes_are_one_code_in_any_form(tmp_path: Path) -> None:
@@ -157,3 +160,52 @@ def test_anchors(tmp_path: Path) -> None:
 def test_bad_anchors(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         anchors(tmp_path, text)
+
+
+def test_what_spreadsheets_write(tmp_path: Path) -> None:
+    text = '\ufeffpatient,code,date,description\n1,"a,b",2020-01-01,"two\nlines ""quoted"""\n'
+    events = read(csv(tmp_path, text))
+    assert events.codes == ("ICD10CM:a,b",)
+    assert events.descriptions == {"ICD10CM:a,b": Description('two\nlines "quoted"')}
+
+
+def test_one_column_twice(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="more than one column 'code'"):
+        read(csv(tmp_path, "patient,date,code,code\n1,2020-01-01,a,b\n"))
+    assert read(csv(tmp_path, "patient,date,code,x,x\n1,2020-01-01,a,1,2\n")).codes == ("ICD10CM:a",)
+
+
+def test_damaged_gzip(tmp_path: Path) -> None:
+    path = tmp_path / "events.csv.gz"
+    whole = gzip.compress(b"patient,date,code\n" + b"1,2020-01-01,x\n" * 1000)
+    for content in (whole[:-20], b"no gzip"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match="cannot be read"):
+            read(path)
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is no file"):
+        read(tmp_path)
+
+
+def test_rows_are_numbered_over_row_groups(tmp_path: Path) -> None:
+    path = tmp_path / "events.parquet"
+    rows = {"patient": [1] * 50, "date": ["2020-01-01"] * 49 + ["soon"], "code": ["x"] * 50}
+    pq.write_table(pa.table(rows), path, row_group_size=20)
+    with pytest.raises(DataError, match=r"1 of 50 rows .* data row 50: 'soon'"):
+        read(path)
+
+
+@pytest.mark.skipif(not CMS.exists(), reason="the CMS claims are not on this machine")
+def test_cms_claims() -> None:
+    events = read(CMS)
+    table = pq.read_table(CMS)
+    assert len(events.code) == table.num_rows == 302_769
+    assert events.codes == tuple(sorted(f"ICD9CM:{c}" for c in set(table["code"].to_pylist())))
+    assert len(np.unique(events.patient)) == len(set(table["patient"].to_pylist())) == 19_461
+    days = table["date"].cast(pa.int32()).to_numpy()
+    np.testing.assert_array_equal(events.day, days)
+    assert [events.codes[c] for c in events.code[:1000]] == [
+        f"ICD9CM:{c}" for c in table["code"][:1000].to_pylist()
+    ]
