@@ -55,13 +55,17 @@ class Row(NamedTuple):
 def zipf_events(n_patients: int, n_codes: int, seed: int = 0) -> Events:
     """Events by patient and day, code frequencies falling as 1 / rank, the ranks dealt out at random."""
     rng = np.random.default_rng(seed)
-    n = n_patients * EVENTS_PER_PATIENT
-    cumulated = np.cumsum(1 / np.arange(1, n_codes + 1))
-    rank = np.searchsorted(cumulated, rng.uniform(0, cumulated[-1], n))
-    code = rng.permutation(n_codes)[np.minimum(rank, n_codes - 1)]
+    code = zipf_codes(rng, n_patients * EVENTS_PER_PATIENT, n_codes, seed)
     patient = np.repeat(np.arange(n_patients), EVENTS_PER_PATIENT)
     day = np.sort(rng.integers(0, DAYS, (n_patients, EVENTS_PER_PATIENT)), axis=1).ravel()
     return Events(patient, day, code, n_codes)
+
+
+def zipf_codes(rng: np.random.Generator, n: int, n_codes: int, seed: int) -> np.ndarray:
+    """n codes whose frequencies fall as 1 / rank; `seed` deals the ranks out."""
+    cumulated = np.cumsum(1 / np.arange(1, n_codes + 1))
+    rank = np.searchsorted(cumulated, rng.uniform(0, cumulated[-1], n))
+    return np.random.default_rng(seed).permutation(n_codes)[np.minimum(rank, n_codes - 1)]
 
 
 def best_of(repeats: int, run: Callable[[], Any]) -> tuple[float, Any]:
