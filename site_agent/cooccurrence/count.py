@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ def count_pairs(
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
     if threads < 1:
         raise ValueError(f"threads is {threads}; it must be 1 or more")
-    columns = _sorted_columns(*_checked_columns(patient, day, code, n_codes))
+    columns = _sorted_columns(*_checked_columns(patient, day, code, n_codes), threads)
     rule = _Rule(
         n_codes=n_codes,
         days=_WHOLE_HISTORY if window_days is None else min(window_days, 2**33),
@@ -237,11 +238,6 @@ def _patient_cuts(patient: NDArray[np.int64], threads: int) -> NDArray[np.int64]
     return cuts
 
 
-def _most_pairs(n: int) -> int:
-    """Pairs that n events can have at most."""
-    return n * (n + 1) // 2
-
-
 _Columns = tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]
 
 
@@ -263,17 +259,29 @@ def _checked_columns(patient: ArrayLike, day: ArrayLike, code: ArrayLike, n_code
     limits = {"day": (-(2**31), 2**31), "code": (0, n_codes)}
     for name, (low, high) in limits.items():
         column = named[name]
+        if name == "day" and column.dtype == np.int32:
+            continue
         if int(column.min()) < low or int(column.max()) >= high:
             row = int(np.flatnonzero((column < low) | (column >= high))[0])
             raise ValueError(f"{name}[{row}] is {column[row]}, outside [{low}, {high})")
     # An unsigned 64-bit patient wraps to a negative number: still one number for each patient.
-    return named["patient"].astype(np.int64), named["day"].astype(np.int32), named["code"].astype(np.int32)
+    patient_column, day_column, code_column = (
+        np.ascontiguousarray(column, dtype=kind)
+        for column, kind in zip(named.values(), (np.int64, np.int32, np.int32), strict=True)
+    )
+    return patient_column, day_column, code_column
 
 
-def _sorted_columns(patient: NDArray[np.int64], day: NDArray[np.int32], code: NDArray[np.int32]) -> _Columns:
+def _sorted_columns(
+    patient: NDArray[np.int64], day: NDArray[np.int32], code: NDArray[np.int32], threads: int
+) -> _Columns:
     """The rows ordered by patient and day; untouched when they are so already."""
-    if in_order(patient, day):
-        return patient, day, code
+    cuts = patient.size * np.arange(threads + 1) // threads
+    with ThreadPoolExecutor(threads) as executor:
+        # Each part begins with the last row of the part before.
+        parts = [slice(max(int(a) - 1, 0), int(b)) for a, b in pairwise(cuts)]
+        if all(executor.map(lambda part: in_order(patient[part], day[part]), parts)):
+            return patient, day, code
     first_patient, first_day = int(patient.min()), int(day.min())
     span = int(day.max()) - first_day + 1
     if (int(patient.max()) - first_patient + 1) * span < 2**63:

@@ -1,8 +1,10 @@
-"""Pair counting against what a site would use instead: a self-join in DuckDB, and X'X over months in scipy.
+"""Pair counting against what a site would use instead: a self-join in DuckDB, X'X over months in scipy, a naive kernel.
 
-DuckDB starts from a loaded table of distinct events, uses every core and counts event pairs alone; ours starts from
-raw rows on one core and counts the patients of each pair as well. The month bins are another, cruder statistic, there
-for their time only: they miss every pair across a bin's end, about half of all. SMILE_BENCH=full adds larger sizes.
+DuckDB starts from a loaded table of distinct events and counts event pairs alone, on as many cores as ours; ours starts
+from raw rows and counts the patients of each pair as well. The month bins are another, cruder statistic, there for
+their time only: they miss every pair across a bin's end, about half of all. The naive kernel hits one dense table at
+random, counts no patients and removes no duplicates; it is compared with ours on one core. SMILE_BENCH=full adds
+larger sizes.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import duckdb
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from numba import njit
 from scipy import sparse
 
 from site_agent.cooccurrence import PairCounts, count_pairs
@@ -23,7 +29,13 @@ EVENTS_PER_PATIENT = 60
 DAYS = 550
 WINDOW = 30
 SHORT = ((1_000, 5_000), (4_000, 10_000), (16_000, 20_000))  # patients, codes
-FULL = (*SHORT, (50_000, 20_000), (125_000, 20_000), (125_000, 61_000))
+FULL = (*SHORT, (125_000, 20_000), (500_000, 20_000), (125_000, 61_000))
+REPEATS = 3
+THREADS = os.cpu_count() or 1
+LARGEST_TABLE = 20_000  # codes whose dense table of counts is made
+BYTES_A_PAIR = (
+    40  # written to a bucket, read to count rows, read and written in order of rows, read to be summed
+)
 
 SELF_JOIN = f"""
     SELECT least(a.code, b.code) AS j, greatest(a.code, b.code) AS k, count(*) AS pairs
@@ -42,14 +54,25 @@ class Events(NamedTuple):
 
 
 class Row(NamedTuple):
-    patients: int
-    codes: int
-    events: int
-    pairs: int
+    name: str
+    counts: PairCounts
     ours: float
-    unsorted: float
+    one_core: float
+    shuffled: float
     duckdb: float
     months: float
+    naive: float
+
+
+@njit(cache=True)
+def naive_count(patient, day, code, table, window):  # type: ignore[no-untyped-def]
+    """Every pair of events, sorted by patient and day, straight into one dense table."""
+    n = code.size
+    for i in range(n):
+        for e in range(i + 1, n):
+            if patient[e] != patient[i] or day[e] - day[i] > window:
+                break
+            table[min(code[i], code[e]), max(code[i], code[e])] += 1
 
 
 def zipf_events(n_patients: int, n_codes: int, seed: int = 0) -> Events:
@@ -58,7 +81,12 @@ def zipf_events(n_patients: int, n_codes: int, seed: int = 0) -> Events:
     code = zipf_codes(rng, n_patients * EVENTS_PER_PATIENT, n_codes, seed)
     patient = np.repeat(np.arange(n_patients), EVENTS_PER_PATIENT)
     day = np.sort(rng.integers(0, DAYS, (n_patients, EVENTS_PER_PATIENT)), axis=1).ravel()
-    return Events(patient, day, code, n_codes)
+    return typed(patient, day, code, n_codes)
+
+
+def typed(patient: np.ndarray, day: np.ndarray, code: np.ndarray, n_codes: int) -> Events:
+    """Columns as wide as a site's staged events."""
+    return Events(patient.astype(np.int64), day.astype(np.int32), code.astype(np.int32), n_codes)
 
 
 def zipf_codes(rng: np.random.Generator, n: int, n_codes: int, seed: int) -> np.ndarray:
@@ -66,15 +94,6 @@ def zipf_codes(rng: np.random.Generator, n: int, n_codes: int, seed: int) -> np.
     cumulated = np.cumsum(1 / np.arange(1, n_codes + 1))
     rank = np.searchsorted(cumulated, rng.uniform(0, cumulated[-1], n))
     return np.random.default_rng(seed).permutation(n_codes)[np.minimum(rank, n_codes - 1)]
-
-
-def best_of(repeats: int, run: Callable[[], Any]) -> tuple[float, Any]:
-    times = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        result = run()
-        times.append(time.perf_counter() - begin)
-    return min(times), result
 
 
 def loaded(events: Events) -> duckdb.DuckDBPyConnection:
@@ -102,53 +121,109 @@ def assert_equal_counts(
     assert (ours != theirs).nnz == 0
 
 
+def claims() -> Events | None:
+    """The inpatient claims of all samples, if they are there."""
+    path = Path(__file__).parents[2].parent / "shared" / "data" / "cms_claims" / "inpatient_events.parquet"
+    if not path.exists():
+        return None
+    table = pq.read_table(path, columns=["patient", "date", "code"])
+    columns = [
+        table[name].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+        for name in ("patient", "code")
+    ]
+    day = table["date"].cast("date32").combine_chunks().cast("int32").to_numpy().astype(np.int64)
+    order = np.lexsort((day, columns[0]))
+    return typed(columns[0][order], day[order], columns[1][order], int(columns[1].max()) + 1)
+
+
+def compare(name: str, events: Events, *, support: bool) -> Row:
+    """All ways of counting, one after the other and the best of a few, and whether DuckDB's counts are ours."""
+    order = np.random.default_rng(1).permutation(events.code.size)
+    shuffled = Events(events.patient[order], events.day[order], events.code[order], events.n_codes)
+    ours = one_core = unsorted = duck = dense = np.inf
+    table = np.zeros((events.n_codes, events.n_codes), np.int32) if events.n_codes <= LARGEST_TABLE else None
+    with loaded(events) as database:
+        for _ in range(REPEATS):
+            seconds, counts = timed(lambda: count_pairs(*events, window_days=WINDOW, threads=THREADS))
+            ours = min(ours, seconds)
+            one_core = min(one_core, timed(lambda: count_pairs(*events, window_days=WINDOW, threads=1))[0])
+            unsorted = min(unsorted, timed(lambda: count_pairs(*shuffled, window_days=WINDOW))[0])
+            seconds, joined = timed(lambda: database.execute(SELF_JOIN).fetchnumpy())
+            duck = min(duck, seconds)
+            if table is not None:
+                dense = min(dense, timed(lambda: naive_count(*events[:3], table, WINDOW))[0])
+        assert_equal_counts(counts, joined, "pairs", counts.events)
+        if support:
+            query = SELF_JOIN.replace("count(*) AS pairs", "count(DISTINCT a.patient) AS patients")
+            found = database.execute(query).fetchnumpy()
+            assert_equal_counts(counts, found, "patients", counts.pair_patients)
+    return Row(name, counts, ours, one_core, unsorted, duck, timed(lambda: months(events))[0], dense)
+
+
+def timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    begin = time.perf_counter()
+    result = run()
+    return time.perf_counter() - begin, result
+
+
 @pytest.mark.benchmark
 def test_counts_equal_a_self_join_and_come_sooner() -> None:
     count_pairs([0], [0], [0], 1)  # compile before the clock starts
+    naive_count(
+        np.zeros(1, np.int64), np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros((1, 1), np.int32), 0
+    )
     rows = []
     for n_patients, n_codes in FULL if os.environ.get("SMILE_BENCH") == "full" else SHORT:
-        events = zipf_events(n_patients, n_codes)
-        ours, counts = best_of(3, lambda events=events: count_pairs(*events, window_days=WINDOW))
-        order = np.random.default_rng(1).permutation(events.code.size)
-        shuffled = Events(events.patient[order], events.day[order], events.code[order], n_codes)
-        unsorted, _ = best_of(2, lambda shuffled=shuffled: count_pairs(*shuffled, window_days=WINDOW))
-        with loaded(events) as database:
-            theirs, joined = best_of(3, lambda database=database: database.execute(SELF_JOIN).fetchnumpy())
-            assert_equal_counts(counts, joined, "pairs", counts.events)
-            if not rows:
-                supported = SELF_JOIN.replace("count(*) AS pairs", "count(DISTINCT a.patient) AS patients")
-                support = database.execute(supported).fetchnumpy()
-                assert_equal_counts(counts, support, "patients", counts.pair_patients)
-        binned, _ = best_of(1, lambda events=events: months(events))
-        pairs = int(counts.events.sum())
-        rows.append(Row(n_patients, n_codes, counts.n_events, pairs, ours, unsorted, theirs, binned))
+        rows.append(compare(f"{n_codes:,} codes", zipf_events(n_patients, n_codes), support=not rows))
     report(rows)
+    real = claims()
+    if real is not None:
+        report([compare("CMS claims", real, support=True)])
     assert all(row.duckdb / row.ours > 1 for row in rows)
 
 
 def report(rows: list[Row]) -> None:
+    stream = bandwidth()
     titles = (
-        "patients",
-        "codes",
+        "",
         "events",
         "pairs",
+        "cells",
         "ours s",
+        "1 core s",
         "ns/pair",
-        "unsorted",
+        "shuffled",
         "DuckDB s",
         "ratio",
         "months s",
     )
-    print("\n" + "".join(f"{title:>12}" for title in titles))
+    print("\n" + "".join(f"{title:>13}" for title in (*titles, "ratio", "naive s", "ratio", "bandwidth")))
     for row in rows:
-        whole = (row.patients, row.codes, row.events, row.pairs)
-        times = (
-            f"{row.ours:>12.3f}{row.ours / row.pairs * 1e9:>12.1f}{row.unsorted:>12.3f}{row.duckdb:>12.3f}"
-        )
+        pairs = int(row.counts.events.sum())
         print(
-            "".join(f"{n:>12,}" for n in whole) + times + f"{row.duckdb / row.ours:>12.1f}{row.months:>12.3f}"
+            f"{row.name:>13}{row.counts.n_events:>13,}{pairs:>13,}{row.counts.events.nnz:>13,}{row.ours:>13.3f}"
+            f"{row.one_core:>13.3f}{row.one_core / pairs * 1e9:>13.1f}{row.shuffled:>13.3f}"
+            f"{row.duckdb:>13.3f}{row.duckdb / row.ours:>13.1f}{row.months:>13.3f}{row.months / row.ours:>13.1f}"
+            f"{row.naive:>13.3f}{row.naive / row.one_core:>13.1f}{pairs * BYTES_A_PAIR / row.ours / stream:>13.2f}"
         )
-    pairs = np.log([row.pairs for row in rows])
-    for name in ("ours", "duckdb", "months"):
-        exponent = np.polyfit(pairs, np.log([getattr(row, name) for row in rows]), 1)[0]
-        print(f"{name}: time grows as pairs^{exponent:.2f}")
+    print(
+        f"bandwidth: {BYTES_A_PAIR} bytes a pair as a part of the {stream / 1e9:.1f} GB/s that copying reaches"
+    )
+    if len(rows) > 2:
+        pairs = np.log([row.counts.events.sum() for row in rows])
+        for name in ("ours", "duckdb", "months"):
+            exponent = np.polyfit(pairs, np.log([getattr(row, name) for row in rows]), 1)[0]
+            print(f"{name}: time grows as pairs^{exponent:.2f}")
+
+
+def bandwidth() -> float:
+    """Bytes a second, read and written, of copying on all cores."""
+    source = np.ones(1 << 25)
+    target = np.empty_like(source)
+    parts = np.array_split(np.arange(source.size), THREADS)
+
+    def copy(part: np.ndarray) -> None:
+        target[part[0] : part[-1] + 1] = source[part[0] : part[-1] + 1]
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return 2 * source.nbytes / min(timed(lambda: list(pool.map(copy, parts)))[0] for _ in range(5))

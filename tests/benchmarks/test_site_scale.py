@@ -60,9 +60,7 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     count_pairs([0], [0], [0], 1)  # compile before the clock starts
     data = Data(events=str(path), system="C")
     stamps = [time.perf_counter()]
-    staged = stage(
-        TripletFile(path, data), data, work / "events", memory=memory // 4, today=date(2030, 1, 1)
-    )
+    staged = stage(TripletFile(path, data), data, work / "events", memory=memory // 4, today=date(2030, 1, 1))
     stamps.append(time.perf_counter())
     runs = count_staged(
         staged, Counting(window_days=WINDOW), work / "counts", memory=memory, threads=options["threads"]
@@ -109,7 +107,9 @@ def test_a_hospital_is_read_and_counted_within_its_memory(tmp_path: Path) -> Non
     sizes = [(10_000, 20_000, 1), (40_000, 20_000, 1)]  # patients, codes, GiB
     if FULL:
         sizes = [(10_000, 20_000, 6), (100_000, 20_000, 6), (1_000_000, 20_000, 6), (1_000_000, 61_000, 4)]
-    print(f"\n{'patients':>10}{'codes':>8}{'GiB':>5}{'rows':>12}{'pairs':>14}{'cells':>12}{'kept':>11}", end="")
+    print(
+        f"\n{'patients':>10}{'codes':>8}{'GiB':>5}{'rows':>12}{'pairs':>14}{'cells':>12}{'kept':>11}", end=""
+    )
     print("".join(f"{name:>10}" for name in ("staging", "counting", "adding", "total", "peak", "disk")))
     found = []
     for n_patients, n_codes, gib in sizes:
@@ -118,7 +118,9 @@ def test_a_hospital_is_read_and_counted_within_its_memory(tmp_path: Path) -> Non
         row = run_apart(folder, n_patients, n_codes, gib * 2**30)
         found.append(row)
         whole = f"{row['rows']:>12,.0f}{row['pairs']:>14,.0f}{row['cells']:>12,.0f}{row['kept']:>11,.0f}"
-        times = "".join(f"{row[k]:>10.2f}" for k in ("staging", "counting", "adding", "total", "peak", "disk"))
+        times = "".join(
+            f"{row[k]:>10.2f}" for k in ("staging", "counting", "adding", "total", "peak", "disk")
+        )
         print(f"{n_patients:>10,}{n_codes:>8,}{gib:>5}{whole}{times}", flush=True)
         assert row["peak"] < gib
     same = [r for r, (_, codes, _) in zip(found, sizes, strict=True) if codes == sizes[0][1]]
