@@ -68,7 +68,7 @@ class Data(_Section):
     )
     database: str = Field(
         "",
-        description="omop, i2b2, pcornet: duckdb:///path/to/file, postgresql://user@host:port/name, or spark://host:port "
+        description="omop, i2b2, pcornet: duckdb:///absolute/path, postgresql://user@host:port/name, or spark://host:port "
         "(spark://local for this machine). A password belongs in SMILE_DATABASE_PASSWORD or ~/.pgpass, not here.",
     )
     schema_: str = Field("", alias="schema", description="omop, i2b2, pcornet: the schema of the tables.")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import duckdb
 import pyarrow as pa
@@ -253,6 +257,10 @@ def test_a_password_in_the_url(url: str) -> None:
         "oracle://db/x",
         "postgresql://db.example",
         "duckdb://relative/file",
+        "duckdb://localhost/file",
+        "duckdb:relative/file",
+        "duckdb:/file",
+        "duckdb:///",
         "spark://",
         "/some/file",
         f"postgresql://me:{SECRET}/x@db.example/x",
@@ -263,6 +271,24 @@ def test_a_password_in_the_url(url: str) -> None:
 def test_no_url_of_a_database(url: str) -> None:
     error = refused(lambda: OmopSource(omop(url)), "data.database", "postgresql://user@host:port/name")
     assert isinstance(error, UsageError)
+
+
+def test_a_relative_path_is_refused_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that another command, started in another folder, would not find."""
+    absolute = duckdb_file(tmp_path / "x", drug_tables(), schema="cdm")
+    monkeypatch.chdir(tmp_path)
+    refused(lambda: OmopSource(omop("duckdb:x", **drugs())), "absolute path")
+    refused(lambda: OmopSource(omop("duckdb://x", **drugs())), "absolute path")
+    refused(lambda: OmopSource(omop("duckdb:///x", **drugs())), "no database file /x", "absolute path")
+    assert sum(map(len, OmopSource(omop(absolute, **drugs())).batches(Reading()))) == 3
+
+
+def test_signs_in_a_path_are_quoted(tmp_path: Path) -> None:
+    folder = tmp_path / "a b#c%20"
+    folder.mkdir()
+    duckdb_file(folder / "x", drug_tables(), schema="cdm")
+    url = f"duckdb://{quote(str(folder))}/x"
+    assert sum(map(len, OmopSource(omop(url, **drugs())).batches(Reading()))) == 3
 
 
 def test_no_table_for_the_domains() -> None:
@@ -305,6 +331,41 @@ def test_no_spark() -> None:
     pytest.importorskip("pyspark")
     url = f"spark://127.0.0.1:{_closed_port()}"
     refused(lambda: OmopSource(omop(url)), f"There is no Spark at {url}", "refused")
+
+
+SILENT = """
+from protocol.errors import DataError
+from site_agent.config import Data
+from site_agent.sources.databases import spark
+from site_agent.sources.omop import OmopSource
+
+spark.MASTER_SECONDS = 2
+try:
+    OmopSource(Data(kind="omop", database="{url}", system="LOCAL")).fingerprint()
+except DataError as error:
+    print(error, error.__suppress_context__)
+from pyspark import SparkContext
+with SparkContext._lock:
+    print("Java is gone" if SparkContext._gateway is None else "Java is there")
+"""
+
+
+def test_a_spark_master_that_never_answers() -> None:
+    """A process of its own: in this one a session may be there already, and would be used."""
+    pytest.importorskip("pyspark")
+    if not (os.environ.get("JAVA_HOME") or shutil.which("java")):
+        pytest.skip("no java here: Spark needs a Java runtime 17 or 21")
+    # What listens takes connections, and nobody reads from them.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"spark://127.0.0.1:{server.getsockname()[1]}"
+        program = [sys.executable, "-c", SILENT.format(url=url)]
+        found = subprocess.run(program, capture_output=True, text=True, timeout=30, check=True)
+    first, second = found.stdout.splitlines()
+    assert first.startswith(f"The Spark master of {url} does not answer. ")
+    assert "for 2 seconds" in first
+    assert first.endswith(" True")
+    assert second == "Java is gone"
+    assert "Traceback" not in found.stderr
 
 
 def test_wrong_password(server_database: tuple[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +485,10 @@ def test_a_source_left_in_the_middle_closes_its_connection(server_database: tupl
     batches = OmopSource(omop(url, domains=("condition", "drug"))).batches(Reading())
     next(batches)
     batches.close()  # type: ignore[attr-defined]
-    asked = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'site-agent' AND state <> 'idle'"
+    # The server needs a moment to see it; an open transaction would hold its lock for good, and this would raise.
+    connection.execute("SET lock_timeout = '10s'")
+    connection.execute("DROP TABLE cdm.condition_occurrence")
+    asked = "SELECT count(*) FROM information_schema.tables WHERE table_name = 'condition_occurrence'"
     assert connection.execute(asked).fetchone()[0] == 0
 
 
