@@ -1,15 +1,17 @@
 """Leading eigenpairs of a large sparse symmetric matrix: block Lanczos in single precision, ARPACK behind it.
 
-A product of the sparse matrix with 16 vectors at once costs about what it costs with two: entries and
-indices are read once, and in single precision they are half as long. Hence blocks, where ARPACK takes one vector
-at a time, and a basis long enough to converge without many restarts.
+A product of the sparse matrix with 16 vectors at once costs about four times that with one: entries and indices
+are read once, and in single precision the entries are half as long. Hence blocks, where ARPACK takes one vector at
+a time, and a basis long enough to converge without many restarts.
 """
 
 from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg, sparse
 from scipy.sparse import linalg as sparse_linalg
+from threadpoolctl import threadpool_limits
 
 SparseMatrix = sparse.csr_array[Any, tuple[int, int]]
 Array = NDArray[np.float64]
@@ -31,6 +34,7 @@ _RESOLVED = 1e-4  # of the largest eigenvalue: smaller ones are left to double p
 _BASIS = 7  # columns of the basis before a restart, for each pair wanted
 _PATIENCE = 6  # products, for each column of the basis, after which ARPACK takes over
 _PROBE = 6  # blocks from a fresh start that must find no eigenvalue above those kept
+_ROWS = 2048  # rows of the basis that a thread works on at a time
 _CHUNK = 1 << 19  # entries of the matrix that a thread multiplies at a time
 
 
@@ -41,8 +45,8 @@ def leading_eigenpairs(matrix: SparseMatrix, k: int, *, seed: int = 0) -> Pairs:
     over the distance of its eigenvalue to the others. Where single precision cannot reach this (no convergence, or an
     eigenvalue near zero beside the largest), ARPACK computes all pairs in double precision.
 
-    The same matrix and seed give the same bits on the same machine with the same number of BLAS threads. The
-    sparse products give the same bits with any number of threads.
+    The same matrix and seed give the same bits on the same machine, with any number of threads; from ARPACK, the
+    number of BLAS threads may show in the last bits.
 
     Args:
         matrix: symmetric (n, n), finite, with a positive entry; k < n.
@@ -72,7 +76,7 @@ def _block_lanczos(matrix: SparseMatrix, k: int, seed: int) -> Pairs | None:
     columns = min(max(_BASIS * k, k + 16 * BLOCK), n - 2 * BLOCK) // BLOCK * BLOCK
     if columns < k + (_PROBE + 2) * BLOCK:
         return None
-    with _Product(matrix) as product:
+    with _one_blas_thread(), _Product(matrix) as product:
         krylov = _Krylov(product, columns, np.random.default_rng(seed))
         while _converge(krylov, k, most=_PATIENCE * columns):
             values, vectors = krylov.ritz(k)[0], krylov.vectors(k)
@@ -141,6 +145,7 @@ class _Krylov:
         self._basis = np.zeros((product.n, columns + BLOCK), np.float32, order="F")
         self._projected = np.zeros((columns + BLOCK, columns + BLOCK))
         self._coupled = 0  # first column that the next block is coupled with
+        self._largest = 0.0  # entry of T so far
         self._restarted = False  # until then T is a band
         self._solved: tuple[int, Array, Array] | None = None  # Ritz pairs of T as it stands
         self._basis[:, :BLOCK] = self._fresh(0, BLOCK)
@@ -159,8 +164,9 @@ class _Krylov:
         image -= self._basis[:, near] @ self._projected[near, old:new].astype(np.float32)
         within = block.T @ image
         image -= block @ within
-        image -= self._basis[:, :new] @ (self._basis[:, :new].T @ image)
+        self._project_out(image, new)
         self._projected[old:new, old:new] = (within + within.T) / 2
+        self._largest = max(self._largest, float(np.abs(within).max()))
         self._coupled, self.size, self._solved = old, new, None
         self.products += BLOCK
         self._append(image)
@@ -180,11 +186,13 @@ class _Krylov:
         band = np.zeros((2 * width + 1, size))
         for i in range(width + 1):
             band[width + i, : size - i] = band[width - i, i:] = self._projected[:size, :size].diagonal(-i)
-        values = linalg.eigvals_banded(band[width:], lower=True, check_finite=False)
-        band[width] -= values[-k]
+        values = np.asarray(linalg.eigvals_banded(band[width:], lower=True, check_finite=False))
+        band[width] -= values[-k] + 3e-13 * np.abs(values).max()  # beside it, lest the matrix be singular
         weights = np.ones(size)
         for _ in range(2):  # inverse iteration
-            weights = linalg.solve_banded((width, width), band, weights, check_finite=False)
+            weights = np.asarray(
+                linalg.solve_banded((width, width), band, weights, check_finite=False), np.float64
+            )
             weights /= np.linalg.norm(weights)
         last = self._projected[size : size + BLOCK, size - BLOCK : size] @ weights[-BLOCK:]
         return float(np.linalg.norm(last) / np.abs(values[-1]))
@@ -225,10 +233,11 @@ class _Krylov:
         old, size = self.size - BLOCK, self.size
         block, coupling = linalg.qr(image, mode="economic", check_finite=False)
         strength = np.abs(coupling.diagonal())
-        lost = strength <= _NOISE * np.abs(self._projected).max()
+        self._largest = max(self._largest, float(strength.max()))
+        lost = strength <= _NOISE * self._largest
         if strength.min() < 0.01 * strength.max():
             # Division by a small length has magnified what was left along the basis.
-            block -= self._basis[:, :size] @ (self._basis[:, :size].T @ block)
+            self._project_out(block, size)
         self._basis[:, size : size + BLOCK] = block
         if lost.any():
             # The Krylov space is exhausted in these directions.
@@ -244,9 +253,20 @@ class _Krylov:
         """Random directions orthogonal to the first `size` columns of the basis."""
         block = self._rng.standard_normal((self._basis.shape[0], count)).astype(np.float32)
         for _ in range(2):
-            block -= self._basis[:, :size] @ (self._basis[:, :size].T @ block)
+            self._project_out(block, size)
             block = linalg.qr(block, mode="economic", check_finite=False)[0]
         return block
+
+    def _project_out(self, block: Vectors, size: int) -> None:
+        """Take from a block, in place, what lies along the first `size` columns of the basis."""
+        known = self._basis[:, :size]
+        parts = self._product.share(lambda rows: known[rows].T @ block[rows])
+        along = np.sum(parts, axis=0)
+
+        def subtract(rows: slice) -> None:
+            block[rows] -= known[rows] @ along
+
+        self._product.share(subtract)
 
 
 class _Product:
@@ -284,6 +304,11 @@ class _Product:
             pass
         return out
 
+    def share(self, work: Callable[[slice], Any]) -> list[Any]:
+        """What a function gives for each stretch of rows, in their order, however many threads share the work."""
+        stretches = [slice(i, min(i + _ROWS, self.n)) for i in range(0, self.n, _ROWS)]
+        return list(self._pool.map(work, stretches))
+
 
 def _rows(matrix: SparseMatrix, data: Vectors, first: int, last: int) -> SparseMatrix:
     """Rows of a matrix with other data, sharing memory."""
@@ -291,6 +316,15 @@ def _rows(matrix: SparseMatrix, data: Vectors, first: int, last: int) -> SparseM
     pointers = matrix.indptr[first : last + 1] - matrix.indptr[first]
     parts = (data[start:end], matrix.indices[start:end], pointers)
     return sparse.csr_array(parts, shape=(last - first, matrix.shape[1]), copy=False)
+
+
+def _one_blas_thread() -> AbstractContextManager[object]:
+    """Holds BLAS to one thread: the cores are shared out by rows here.
+
+    BLAS splits blocks this narrow badly, and on a busy machine waits for itself: ten times as long was measured.
+    """
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def _threads() -> int:

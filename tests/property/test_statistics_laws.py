@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import linalg, sparse
 
+from protocol.eigen import TOLERANCE, leading_eigenpairs
 from protocol.statistics import embed, margins, nonempty, pmi, ppmi, symmetric
 
 sizes = st.integers(1, 8)
@@ -114,3 +115,19 @@ def test_the_same_input_and_seed_give_the_same_bits(matrix: sparse.csr_array, di
     assert first.dtype == np.float32
     assert 1 <= first.shape[1] <= min(dim, matrix.shape[0])
     assert first.tobytes() == second.tobytes()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32), st.integers(1, 12), st.integers(1, 9), st.sampled_from([0.004, 0.02, 0.2]))
+def test_block_lanczos_agrees_with_lapack(seed: int, k: int, copies: int, density: float) -> None:
+    # Copies of a component repeat its eigenvalues; few entries leave components apart and rows alone.
+    rng = np.random.default_rng(seed)
+    part = sparse.random_array((320 // copies, 320 // copies), density=density, rng=rng)
+    matrix = sparse.csr_array(sparse.block_diag([part + part.T] * copies))
+    assume(matrix.nnz)
+    values, vectors = leading_eigenpairs(matrix, k, seed=seed)
+    expected = linalg.eigvalsh(matrix.toarray())[::-1][:k]
+    np.testing.assert_allclose(values, expected, atol=TOLERANCE * expected[0])
+    residuals = np.linalg.norm(matrix @ vectors.astype(float) - vectors * values, axis=0)
+    assert residuals.max() <= TOLERANCE * values[0]
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(k), atol=1e-5)

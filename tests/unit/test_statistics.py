@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from math import log
 
 import numpy as np
 import pytest
 from scipy import linalg, sparse
 
-from protocol import statistics
+from protocol import eigen, statistics
+from protocol.eigen import BLOCK, TOLERANCE, leading_eigenpairs
 from protocol.statistics import embed, margins, nonempty, pmi, ppmi, symmetric
 
 UPPER = sparse.csr_array(np.array([[2, 3, 0], [0, 0, 1], [0, 0, 4]]))
@@ -155,6 +157,136 @@ def test_lanczos_restarts_are_the_same_bits_in_and_across_processes() -> None:
     assert outputs[0] == outputs[1]
     first, second = outputs[0].strip("[]\n").split(", ")
     assert first == second
+
+
+def identical(copies: int) -> sparse.csr_array:
+    """Components apart with the same spectrum: every eigenvalue `copies` times."""
+    return sparse.csr_array(sparse.block_diag([random_weights(30, 0.2, seed=5)] * copies))
+
+
+def components() -> sparse.csr_array:
+    return sparse.csr_array(sparse.block_diag([random_weights(40, 0.2, seed=s) for s in range(15)]))
+
+
+def bipartite() -> sparse.csr_array:
+    """A spectrum symmetric about zero."""
+    block = sparse.random_array((300, 300), density=0.1, rng=np.random.default_rng(3))
+    return sparse.csr_array(sparse.block_array([[None, block], [block.T, None]]))
+
+
+def falling(ratio: float) -> sparse.csr_array:
+    """Eigenvalues ratio^i of a dense matrix."""
+    basis = np.linalg.qr(np.random.default_rng(4).standard_normal((600, 600)))[0]
+    full = (basis * ratio ** np.arange(600)) @ basis.T
+    return sparse.csr_array((full + full.T) / 2)
+
+
+SPECTRA = {
+    "random": (lambda: random_weights(600, 0.05, seed=1), 40),
+    "one pair": (lambda: random_weights(600, 0.05, seed=1), 1),
+    "each eigenvalue twice as often as a block is wide": (lambda: identical(2 * BLOCK), 3 * BLOCK),
+    "components apart": (components, 30),
+    "as many negative": (bipartite, 40),
+    "clustered at the end": (lambda: falling(0.99), 40),
+    "falling below single precision": (lambda: falling(0.5), 40),
+    "low rank": (
+        lambda: sparse.csr_array(np.kron(np.arange(9).reshape(3, 3) % 4 + 1.0, np.ones((200, 200)))),
+        5,
+    ),
+    "three eigenvalues": (lambda: sparse.csr_array(sparse.diags_array(np.repeat([3.0, 2.0, 1.0], 200))), 30),
+}
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("basis", [7, 0])  # the second restarts all the time
+def test_eigenpairs_of_many_spectra(name: str, basis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(eigen, "_BASIS", basis)
+    matrix, k = SPECTRA[name][0](), SPECTRA[name][1]
+    matrix = sparse.csr_array(matrix + matrix.T)
+    values, vectors = leading_eigenpairs(matrix, k)
+    expected = linalg.eigvalsh(matrix.toarray())[::-1][:k]
+    np.testing.assert_allclose(values, expected, atol=TOLERANCE * expected[0])
+    assert (np.diff(values) <= 0).all()
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(k), atol=1e-5)
+    residuals = np.linalg.norm(matrix @ vectors.astype(float) - vectors * values, axis=0)
+    assert residuals.max() <= TOLERANCE * values[0]
+
+
+def test_single_precision_gives_up_where_it_cannot_tell_the_sign() -> None:
+    assert leading_eigenpairs(falling(0.5), 40)[1].dtype == np.float64
+    assert leading_eigenpairs(falling(0.99), 40)[1].dtype == np.float32
+
+
+def test_pairs_that_fail_their_check_are_left_to_arpack(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = random_weights(600, 0.05, seed=1)
+    monkeypatch.setattr(eigen, "_residual", lambda product, values, vectors: 1.0)
+    assert leading_eigenpairs(weights, 20)[1].dtype == np.float64
+    monkeypatch.undo()
+    monkeypatch.setattr(eigen, "_PATIENCE", 0)
+    assert leading_eigenpairs(weights, 20)[1].dtype == np.float64
+
+
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("threadpoolctl", reason="without it, BLAS keeps its own threads")
+    weights = random_weights(3000, 0.01, seed=6)
+    monkeypatch.setattr(eigen, "_CHUNK", 1000)
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(eigen, "_threads", lambda threads=threads: threads)
+        results.append(leading_eigenpairs(weights, 30)[1].tobytes())
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "most"), [("1", 1), ("100000", 100_000), ("many", 100_000), ("0", 100_000)]
+)
+def test_threads_that_are_asked_for(asked: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    assert 1 <= eigen._threads() <= most
+
+
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_the_unit_of_the_weights_says_nothing(unit: float) -> None:
+    weights = random_weights(1200, 0.02, seed=7)
+    np.testing.assert_allclose(embed(weights * unit, 20), embed(weights, 20), atol=1e-4)
+
+
+def test_a_large_matrix_is_never_dense() -> None:
+    weights = random_weights(6000, 0.002, seed=8)
+    tracemalloc.start()
+    embed(weights, 10)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6000**2  # bytes: a quarter of a matrix in single precision
+
+
+def test_one_entry_without_its_mirror_is_found() -> None:
+    weights = random_weights(500, 0.05, seed=9)
+    weights.data[weights.nnz // 2] += 1e-5
+    with pytest.raises(ValueError, match="not symmetric"):
+        embed(weights, 5)
+
+
+def test_arguments_keep_their_bits() -> None:
+    counts = UPPER.astype(float)
+    before = counts.data.tobytes(), counts.indices.tobytes()
+    weights = ppmi(counts)
+    assert (counts.data.tobytes(), counts.indices.tobytes()) == before
+    rows = nonempty(weights)
+    weights = sparse.csr_array(weights[rows][:, rows])
+    kept = weights.data.tobytes()
+    embed(weights, 2)
+    assert weights.data.tobytes() == kept
+
+
+def test_statistics_do_not_depend_on_the_stretches_they_work_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    upper = sparse.csr_array(np.triu(rng.integers(0, 3, (40, 40))))
+    whole = pmi(upper), ppmi(upper), symmetric(upper)
+    monkeypatch.setattr(statistics, "_CHUNK", 7)
+    for one, other in zip(whole, (pmi(upper), ppmi(upper), symmetric(upper)), strict=True):
+        assert one.indices.tolist() == other.indices.tolist()
+        np.testing.assert_array_equal(one.toarray(), other.toarray())
 
 
 def test_a_code_outside_the_leading_eigenvectors_is_a_zero_row() -> None:
