@@ -11,11 +11,15 @@ import typer
 from protocol.codeindex import CodeIndex
 from protocol.console import out, print_json, progress, run_app, stop_event, table
 from protocol.errors import FederationError, UsageError
+from protocol.files import write_atomic
 from protocol.messages import ReleaseManifest
-from site_agent import enrolment, examine
+from site_agent import enrolment
 from site_agent.agent import Agent
 from site_agent.codelist import apply_result, latest_result
 from site_agent.config import Home
+from site_agent.doctor import examine
+from site_agent.doctor.page import page
+from site_agent.doctor.terminal import as_json, show
 from site_agent.prepare import version
 from site_agent.resources import resources
 
@@ -52,33 +56,84 @@ def init(
     site: Annotated[str, typer.Option(help="The site's name in the study.")],
     invitation: Annotated[Path, typer.Option(help="invitation.json from the coordinator.")],
     study: Annotated[Path, typer.Option(help="study.toml, the same file at every party.")],
-    events: Annotated[Path, typer.Option(help="CSV or Parquet file with the columns patient, date, code.")],
     system: Annotated[str, typer.Option(help="Code system of rows that name none, e.g. ICD10CM.")],
+    kind: Annotated[
+        enrolment.Kind, typer.Option(help="What the data are: triplets, meds, fhir, omop, i2b2 or pcornet.")
+    ] = "triplets",
+    events: Annotated[
+        Path | None,
+        typer.Option(
+            help="triplets: CSV or Parquet file with the columns patient, date, code; meds, fhir: the folder."
+        ),
+    ] = None,
+    database: Annotated[
+        str,
+        typer.Option(
+            help="omop, i2b2, pcornet: duckdb:///FILE, postgresql://USER@HOST/NAME or spark://HOST:PORT."
+        ),
+    ] = "",
+    schema: Annotated[str, typer.Option(help="omop, i2b2, pcornet: the schema of the tables.")] = "",
     anchors: Annotated[
         Path | None, typer.Option(help="CSV with the columns local_code, standard_code.")
     ] = None,
 ) -> None:
     """Make a site's home folder, its configuration and its keys."""
     home = enrolment.init_home(
-        folder, site=site, invitation=invitation, study=study, events=events, anchors=anchors, system=system
+        folder,
+        site=site,
+        invitation=invitation,
+        study=study,
+        system=system,
+        events=events,
+        anchors=anchors,
+        kind=kind,
+        database=database,
+        schema=schema,
     )
     out.print(f"Made {folder}. The coordinator's fingerprint is [bold]{home.invitation.keys.fingerprint}[/]:")
     out.print("compare it with the coordinator by telephone before you go on.")
     out.print(f"Next: site-agent doctor --home {folder}, then site-agent enroll --home {folder}")
 
 
-@app.command(epilog="Example: site-agent doctor --home north")
-def doctor(home: HomeOption = HERE, json: JsonOption = False) -> None:
+@app.command(epilog="Example: site-agent doctor --home north --html doctor.html")
+def doctor(
+    home: HomeOption = HERE,
+    count: Annotated[
+        bool,
+        typer.Option(
+            "--count", help="Count pairs too where there are 2,000,000 rows or more, and apply the floors."
+        ),
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write the findings to this HTML page too.")] = None,
+    memory: MemoryOption = "",
+    threads: ThreadsOption = 0,
+    json: JsonOption = False,
+) -> None:
     """Check configuration, keys, data and connection before the first run; nothing leaves."""
+    site = Home(home)
+    if html is not None and html.is_dir():
+        raise UsageError(f"{html} is a folder", do="Name a file for the page, such as doctor.html")
     with progress("doctor", quiet=json) as step:
-        checks = examine.examine(Home(home), step)
+        found = examine(site, step, memory=memory, threads=threads, count=count)
     if json:
-        print_json([c._asdict() for c in checks])
+        print_json(as_json(found))
     else:
-        table(
-            "Doctor", ["check", "result", "what was found"], [[c.name, c.result, c.finding] for c in checks]
+        show(found)
+    if html is not None:
+        try:
+            write_atomic(html, page(found, version=version()))
+        except OSError as error:
+            raise UsageError(
+                f"The page {html} cannot be written", why=str(error.strerror or error), do="Name another file"
+            ) from None
+    if found.profile is not None and not json:
+        out.print(
+            f"\nCoded events stay in {site.work} until preview has used them, and need not be read again.",
+            markup=False,
         )
-    if any(c.result == "failed" for c in checks):
+    if html is not None and not json:
+        out.print(f"Wrote {html}", markup=False)
+    if any(c.result == "failed" for c in found.checks()):
         raise typer.Exit(1)
 
 

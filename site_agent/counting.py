@@ -35,7 +35,6 @@ from site_agent.staging import Staged
 _RULES = 1  # changes whenever the same events are to be counted anew
 _BYTES_A_ROW = 96  # of the events of one group: sorting them, and a copy for the counting
 _LEAST = 64 << 20  # bytes; below this the counting takes what it needs anyway
-_ARRAYS = ("pointer", "column", "pairs", "patients", "code_patients")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,21 +187,21 @@ def _save(counts: PairCounts, target: Path) -> None:
         if shutil.disk_usage(part).free < size + _LEAST:
             raise OSError(errno.ENOSPC, f"{size >> 20:,} MiB are needed")
         for name, array in arrays.items():
-            with os.fdopen(
-                os.open(part / f"{name}.npy", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb"
-            ) as f:
-                np.save(f, array)
+            _write(part / f"{name}.bin", array)
+        kinds = {name: array.dtype.newbyteorder("<").str for name, array in arrays.items()}
         tallies = {k: v for k, v in asdict(counts).items() if isinstance(v, int)}
-        write_atomic(part / "tallies.json", json.dumps(tallies))
+        write_atomic(part / "about.json", json.dumps({"arrays": kinds, "tallies": tallies}))
         part.rename(target)
 
 
 def _load(folder: Path) -> PairCounts:
     """Counts whose arrays stay on the disk until they are read."""
     try:
-        arrays: dict[str, NDArray[Any]] = {n: np.load(folder / f"{n}.npy", mmap_mode="r") for n in _ARRAYS}
-        tallies = json.loads((folder / "tallies.json").read_bytes())
-    except (OSError, ValueError) as error:
+        about = json.loads((folder / "about.json").read_bytes())
+        arrays = {name: _mapped(folder / f"{name}.bin", kind) for name, kind in about["arrays"].items()}
+        if arrays["pointer"][-1] != arrays["column"].size or arrays["patients"].size != arrays["pairs"].size:
+            raise ValueError("its arrays do not fit together")  # noqa: TRY301
+    except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"The counts in {folder} cannot be read",
             why=str(error),
@@ -215,7 +214,17 @@ def _load(folder: Path) -> PairCounts:
         # Past the constructor, which would look at every cell and copy.
         matrix.data, matrix.indices, matrix.indptr = arrays[name], arrays["column"], arrays["pointer"]
         made.append(matrix)
-    return PairCounts(made[0], made[1], np.asarray(arrays["code_patients"]), **tallies)
+    return PairCounts(made[0], made[1], np.asarray(arrays["code_patients"]), **about["tallies"])
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
+        array.tofile(stream)
+
+
+def _mapped(path: Path, kind: str) -> NDArray[Any]:
+    """An array that stays on the disk; an empty file cannot be mapped."""
+    return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.empty(0, kind)
 
 
 def _narrow(data: NDArray[np.int64]) -> NDArray[Any]:

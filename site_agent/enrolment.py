@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from protocol.errors import StudyError, UsageError
 from protocol.files import write_atomic
@@ -15,16 +16,26 @@ from protocol.signed import parse, sign_message
 from protocol.study import load_study
 from site_agent.config import Home
 from site_agent.flower.node import new_node_key
+from site_agent.sources.opening import open_source
+
+Kind: TypeAlias = Literal["triplets", "omop", "meds", "fhir", "i2b2", "pcornet"]
 
 _TEMPLATE = """\
 # One site of study {study}. See docs/reference/configuration.md.
 site = "{site}"
 
-[data]
-events = {events}       # CSV or Parquet: patient, date, code [, system, description]
+[data]                  # docs/reference/data-sources.md says what each kind needs
+kind = "{kind}"
+{place}
 anchors = {anchors}     # CSV: local_code, standard_code; "" for none
 system = "{system}"     # code system of rows that name none
 bad_rows = "stop"       # or "skip": leave such rows out and count them
+# latest_date = 2026-12-31    # later events are refused; today if left out
+{more}
+[machine]
+memory = ""             # to read and count in, such as "6G"; half of what is free if left out
+threads = 0             # cores that count; 0: all
+work = "work"           # coded events and counts, until a release is prepared
 
 [policy]                # 0: as the study says; other values can only be stricter
 min_code_patients = 0
@@ -38,21 +49,81 @@ max_dim = 0
 allow_bundles = ["{bundle}"]
 """
 
+_EVENTS = {
+    "triplets": "CSV or Parquet: patient, date, code [, system, description]",
+    "meds": "folder with data/**/*.parquet and metadata/codes.parquet",
+    "fhir": "folder with Condition*.ndjson, Observation*.ndjson.gz, ...",
+}
+_DATABASE = """\
+# duckdb:///path/to/file, postgresql://user@host:port/name, spark://local or spark://host:port.
+# The password goes into SMILE_DATABASE_PASSWORD or ~/.pgpass, not here.
+database = {database}
+schema = {schema}       # of the tables; "" for the database's own choice"""
+_VOCABULARY = """
+# vocabulary_schema = "vocabulary"    # if concept and concept_ancestor lie elsewhere"""
+_DOMAINS = """
+domains = ["condition", "drug", "measurement", "procedure", "observation"]"""
+
+# By kind: how a line of `systems` looks, and what a roll-up may look like.
+_SYSTEMS = {
+    "meds": '"DIAGNOSIS//ICD//10" = "ICD10CM"',
+    "fhir": '"http://hl7.org/fhir/sid/icd-10-cm" = "ICD10CM"',
+    "omop": 'SNOMED = "SNOMEDCT"',
+    "i2b2": 'ICD10 = "ICD10CM"',
+    "pcornet": 'RXNORM = "RxNorm"',
+}
+_MORE = """
+[data.systems]          # a code system as the data write it = its prefix in the study
+# {systems}
+
+# [data.rollup]         # count coarser codes instead
+# {rollup}
+"""
+_ROLLUP = {
+    "omop": 'concept_ancestor = true    # ingredients instead of products; other classes: classes = ["..."]'
+}
+_ROLLUP_FILE = 'file = "rollup.csv"    # CSV: code, target, both as PREFIX:code'
+
+_RELATIONAL = frozenset({"omop", "i2b2", "pcornet"})
+
 
 def init_home(
-    folder: Path, *, site: str, invitation: Path, study: Path, events: Path, anchors: Path | None, system: str
+    folder: Path,
+    *,
+    site: str,
+    invitation: Path,
+    study: Path,
+    system: str,
+    events: Path | None = None,
+    anchors: Path | None = None,
+    kind: Kind = "triplets",
+    database: str = "",
+    schema: str = "",
 ) -> Home:
     """Make the folder whole or not at all.
 
+    Args:
+        folder: new, or empty.
+        site: its name in the study.
+        invitation: the coordinator's file; copied.
+        study: the study's file; copied.
+        system: code system of rows that name none.
+        events: the file, or for MEDS and FHIR the folder.
+        anchors: the file, if there is one.
+        kind: what the data are.
+        database: its URL, for the kinds that are in one.
+        schema: of its tables.
+
     Raises:
-        UsageError: the folder exists, or a given file does not.
+        UsageError: the folder exists, a given file does not, or a kind's place is missing or wrong.
         StudyError: site, study and invitation do not fit together.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"The folder {folder} is not empty", do="Name a new folder")
-    for path in (invitation, study, events, *([anchors] if anchors else [])):
+    for path in (invitation, study, *([anchors] if anchors else [])):
         if not path.is_file():
             raise UsageError(f"There is no file {path}")
+    place = _place(kind, events, database, schema)
     spec, invited = load_study(study), parse(invitation.read_bytes(), Invitation)
     if site not in spec.sites:
         raise StudyError(
@@ -73,12 +144,16 @@ def init_home(
             site=site,
             system=system,
             bundle=invited.bundle_digest,
-            events=_toml(str(events.resolve())),
+            kind=kind,
+            place=place,
+            more=_more(kind),
             anchors=_toml(str(anchors.resolve()) if anchors else ""),
         )
         write_atomic(work / "site.toml", text)
         shutil.copyfile(study, work / "study.toml")
         shutil.copyfile(invitation, work / "invitation.json")
+        # A wrong address, or one with a password, is refused before anyone copies the file.
+        open_source(Home(work))
         for name in ("outbox", "local", "results"):
             (work / name).mkdir(mode=0o700)
         PrivateKeys.generate().save(work / "keys" / "site.key")
@@ -89,6 +164,36 @@ def init_home(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Home(folder)
+
+
+def _place(kind: Kind, events: Path | None, database: str, schema: str) -> str:
+    """The lines of `[data]` that say where the data are."""
+    if kind in _RELATIONAL:
+        if not database or events is not None:
+            raise UsageError(
+                f"Data of kind {kind} are in a database",
+                do="Give --database, such as postgresql://user@host:port/name, and no --events",
+            )
+        lines = _DATABASE.format(database=_toml(database), schema=_toml(schema))
+        lines += _VOCABULARY if kind == "omop" else ""
+        return lines + ("" if kind == "i2b2" else _DOMAINS)
+    if events is None or database or schema:
+        raise UsageError(
+            f"Data of kind {kind} are in files",
+            do=f"Give --events, the {'file' if kind == 'triplets' else 'folder'}, and neither --database nor --schema",
+        )
+    if not (events.is_file() if kind == "triplets" else events.is_dir()):
+        raise UsageError(f"There is no {'file' if kind == 'triplets' else 'folder'} {events}")
+    return f"events = {_toml(str(events.resolve()))}    # {_EVENTS[kind]}" + (
+        _DOMAINS if kind == "fhir" else ""
+    )
+
+
+def _more(kind: Kind) -> str:
+    """Tables below `[data]` that are there to be filled in."""
+    if kind == "triplets":
+        return ""
+    return _MORE.format(systems=_SYSTEMS[kind], rollup=_ROLLUP.get(kind, _ROLLUP_FILE))
 
 
 def write_enrolment(home: Home, contact: str) -> tuple[Path, PublicKeys]:

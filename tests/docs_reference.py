@@ -71,9 +71,10 @@ Each home folder holds one configuration file, which `init` writes. A field that
 |---|---|---|
 | `SMILE_SITE_HOME` | `site-agent` | the home folder where `--home` is left out |
 | `SMILE_COORDINATOR_HOME` | `coordinator` | the home folder where `--home` is left out |
+| `SMILE_DATABASE_PASSWORD` | `site-agent` | the password of a PostgreSQL database; `~/.pgpass` does as well |
 | `HTTPS_PROXY` | `site-agent run` | a web proxy on the site's way out; passed on to Flower's SuperNode |
 
-No key, password or other secret is read from the environment or from a configuration file.
+No key, password or other secret is read from a configuration file.
 """
 
 
@@ -183,8 +184,9 @@ def _sections(model: type[BaseModel], deeper: str, path: str = "", title: str = 
     """A table of the model's plain fields, then one section for each field that is a table itself."""
     properties, required = _properties(model)
     plain, below = [], []
-    for name, info in model.model_fields.items():
+    for attribute, info in model.model_fields.items():
         inner, many = _inner_model(info)
+        name = info.alias or attribute
         if inner is None:
             default = "required" if name in required else _value(info.default)
             plain.append([f"`{name}`", _type(properties[name]), default, info.description or ""])
@@ -220,11 +222,14 @@ def _type(schema: dict[str, Any]) -> str:
     kind = str(schema["type"])
     if kind == "array":
         return f"list of {_type(schema['items'])}"
+    if kind == "object":
+        return f"table of {_type(schema['additionalProperties'])}"
     if kind in {"integer", "number"}:
         return kind + _range(schema.get("minimum"), schema.get("maximum"))
     pattern = f" matching `{schema['pattern']}`" if "pattern" in schema else ""
     length = f", at most {schema['maxLength']} characters" if "maxLength" in schema else ""
-    words = {"boolean": "`true` or `false`", "null": "none", "string": "text"}
+    text = "date" if schema.get("format") == "date" else "text"
+    words = {"boolean": "`true` or `false`", "null": "none", "string": text}
     return words[kind] + pattern + length
 
 
@@ -237,6 +242,8 @@ def _range(low: float | None, high: float | None) -> str:
 def _value(default: Any) -> str:
     if default is None or default is PydanticUndefined:
         return "none"
+    if default == {}:
+        return "`{}`"
     if isinstance(default, tuple):
         return f"`[{', '.join(map(repr, default))}]`"
     text = f'"{default}"' if isinstance(default, str) else str(default)

@@ -127,12 +127,12 @@ def test_a_full_disk_says_so_and_a_torn_run_is_named(tmp_path: Path, monkeypatch
     def denied(*_: Any, **__: Any) -> None:
         raise OSError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(counting.np, "save", denied)
+    monkeypatch.setattr(counting, "_write", denied)
     with pytest.raises(DataError, match=r"cannot be written.*permissions"):
         count_staged(events, RULE, tmp_path / "counts", memory=FEW, threads=1)
     monkeypatch.undo()
     runs = count_staged(events, RULE, tmp_path / "counts", memory=FEW, threads=1)
-    (runs.folders[0] / "pairs.npy").write_bytes(b"torn")
+    (runs.folders[0] / "pairs.bin").write_bytes(b"torn")
     with pytest.raises(DataError, match=r"run-.*cannot be read.*Remove"):
         total(runs)
 

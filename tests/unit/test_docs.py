@@ -9,7 +9,7 @@ import inspect
 import re
 import shlex
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +38,11 @@ from protocol.messages import (
     SiteSummary,
 )
 from protocol.published import list_files, sign_manifest
+from site_agent.config import Data
 from site_agent.exchange import SiteStatus
+from site_agent.sources import fhir, meds
+from site_agent.sources.clean import Cleaner
+from site_agent.sources.i2b2 import I2B2_TABLES
 from tests import docs_reference
 from tests.docs_reference import PROGRAMS, ROOT
 
@@ -225,16 +229,18 @@ def source_errors() -> Raised:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         if node.func.id in classes and node.args
     ]
-    return Raised(classes, {text for call in calls if (text := template(call))})
+    return Raised(classes, {text for call in calls for text in templates(call)})
 
 
-def template(node: ast.expr) -> str:
-    """A message with … for everything that is filled in."""
+def templates(node: ast.expr) -> list[str]:
+    """A message with … for everything that is filled in; two if it is one of two."""
+    if isinstance(node, ast.IfExp):
+        return templates(node.body) + templates(node.orelse)
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
+        return [node.value]
     if isinstance(node, ast.JoinedStr):
-        return "".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values)
-    return ""
+        return ["".join(str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values)]
+    return []
 
 
 SOURCE = source_errors()
@@ -262,6 +268,16 @@ def test_documented_messages_are_those_of_the_code() -> None:
     messages = [q for q in quoted if q not in {"message", "class"}]
     assert len(messages) > 20
     assert [m for m in messages if m not in SOURCE.messages] == []
+
+
+def test_every_reason_for_leaving_a_row_out_is_documented() -> None:
+    cleaner = Cleaner(Data(events="x", system="A"), date(2026, 1, 1))
+    reasons = [r.replace("2026-01-01", "…") for r in cleaner._faults]
+    reasons += [fhir.NOT_JSON, fhir.OTHER_KIND, fhir.OTHER_SUBJECT, meds.STATIC, "no target in the roll-up"]
+    reasons += [m.only.reason for m in I2B2_TABLES if m.only]
+    page = (REFERENCE / "data-sources.md").read_text(encoding="utf-8")
+    assert [r for r in reasons if f"| {r} |" not in page] == []
+    assert [status for status in fhir._NEVER_HAPPENED if status not in page] == []
 
 
 # --- Formats and functions -----------------------------------------------------------------------------

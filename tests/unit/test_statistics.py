@@ -227,7 +227,6 @@ def test_pairs_that_fail_their_check_are_left_to_arpack(monkeypatch: pytest.Monk
 
 
 def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("threadpoolctl", reason="without it, BLAS keeps its own threads")
     weights = random_weights(3000, 0.01, seed=6)
     monkeypatch.setattr(eigen, "_CHUNK", 1000)
     results = []
