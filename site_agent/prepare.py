@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.metadata
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,18 +68,16 @@ def stage_events(home: Home, machine: Resources, progress: Progress = silent) ->
         StudyError: they hold a code system that the study does not list.
     """
     data, source = home.config.data, open_source(home)
-    file = home.path(data.rollup.file) if data.rollup.file else None
     staged = stage(
         source,
         data,
         home.work / "events",
         memory=machine.memory // 4,
-        rollup=rollup_of(data, source, file),
+        rollup=rollup_of(data, source, _rollup_file(home)),
         progress=progress,
         today=data.latest_date,
     )
-    for prefix in sorted({c.partition(":")[0] for c in staged.codes}):
-        home.study.system(prefix)
+    _check_systems(staged.codes, home.study)
     return staged
 
 
@@ -93,6 +91,74 @@ def count_events(home: Home, staged: Staged, machine: Resources, progress: Progr
         threads=machine.threads,
         progress=progress,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class SiteCounts:
+    """A site's counts, and what goes with them.
+
+    Attributes:
+        counts: pair counts; cells below the floor are withheld and tallied.
+        codes: CURIEs of the rows and columns.
+        descriptions: CURIE -> text.
+        skipped: reason -> rows that were left out for it.
+        n_rows: rows that hold a usable event.
+        remove: removes coded events and counts from the disk.
+    """
+
+    counts: PairCounts
+    codes: tuple[str, ...]
+    descriptions: Mapping[str, Description]
+    skipped: Mapping[str, int]
+    n_rows: int
+    remove: Callable[[], None]
+
+
+def count_site(home: Home, machine: Resources, *, floor: int, progress: Progress = silent) -> SiteCounts:
+    """Count a site's events: in Spark where they lie in Spark, on this machine otherwise.
+
+    Raises:
+        DataError: the data cannot be used.
+        StudyError: they hold a code system that the study does not list.
+    """
+    data, study = home.config.data, home.study
+    if data.database.startswith("spark:"):
+        # Spark and its libraries are an extra.
+        from site_agent.spark import count_in_spark  # noqa: PLC0415
+
+        source = open_source(home)
+        rollup = rollup_of(data, source, _rollup_file(home))
+        found = count_in_spark(
+            source,
+            data,
+            study.counting,
+            rollup=rollup,
+            floor=floor,
+            today=data.latest_date,
+            progress=progress,
+        )
+        _check_systems(found.codes, study)
+        parts = (found.codes, found.descriptions, found.skipped, found.n_rows)
+        return SiteCounts(found.counts, *parts, remove=lambda: None)
+    staged = stage_events(home, machine, progress)
+    runs = count_events(home, staged, machine, progress)
+    counts = runs.total(floor=floor, memory=machine.memory // 2, threads=machine.threads)
+
+    def remove() -> None:
+        runs.remove()
+        staged.remove()
+
+    return SiteCounts(counts, staged.codes, staged.descriptions, staged.skipped, staged.n_rows, remove=remove)
+
+
+def _rollup_file(home: Home) -> Path | None:
+    file = home.config.data.rollup.file
+    return home.path(file) if file else None
+
+
+def _check_systems(codes: tuple[str, ...], study: StudySpec) -> None:
+    for prefix in sorted({c.partition(":")[0] for c in codes}):
+        study.system(prefix)
 
 
 def count(events: Events, study: StudySpec) -> PairCounts:
@@ -146,13 +212,9 @@ def prepare_release(
     """
     study, policy, machine = home.study, home.policy(), machine or resources(home.config.machine)
     with work_lock(home):
-        staged = stage_events(home, machine, progress)
-        runs = count_events(home, staged, machine, progress)
+        found = count_site(home, machine, floor=policy.min_pair_patients, progress=progress)
         progress("withholding small cells", 0.0)
-        counts = runs.total(
-            floor=policy.min_pair_patients, memory=machine.memory // 2, threads=machine.threads
-        )
-        kept = suppress(counts, policy, shift=study.embedding.ppmi_shift)
+        kept = suppress(found.counts, policy, shift=study.embedding.ppmi_shift)
         check_enough(kept, policy, study)
         progress("embedding codes", 0.0)
         view = cooccurrence_view(
@@ -164,7 +226,7 @@ def prepare_release(
         release = make_release(
             kept,
             (view,),
-            staged.codes,
+            found.codes,
             site_anchors(home),
             policy=policy,
             study=study,
@@ -176,10 +238,9 @@ def prepare_release(
                 "agent_digest": agent_digest(),
             },
         )
-        runs.remove()
-        staged.remove()
+        found.remove()
     progress("done", 1.0)
-    return Prepared(release, kept, staged.codes, staged.descriptions, staged.skipped, staged.n_rows)
+    return Prepared(release, kept, found.codes, found.descriptions, found.skipped, found.n_rows)
 
 
 def site_anchors(home: Home) -> Mapping[str, str]:
