@@ -58,7 +58,8 @@ def decode_arrays(data: bytes) -> tuple[dict[str, npt.NDArray[Any]], dict[str, s
     if len(header) > MAX_ARRAYS:
         raise ProtocolError(f"The array file holds {len(header)} arrays", why=f"the limit is {MAX_ARRAYS}")
     for name, entry in header.items():
-        if not isinstance(entry, dict) or entry.get("dtype") not in _DTYPES:
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
             raise ProtocolError(f"Array {name[:80]!r} has a type that is not accepted")
     try:
         arrays = load(data)

@@ -5,22 +5,27 @@ Layout, all integers big-endian::
     magic      8 bytes   b"SMILENV1"
     header     u32 + n   canonical JSON of `EnvelopeHeader`
     wrapped    u32 + n   HPKE ciphertext of a fresh 32-byte content key; info = PAE("smile/key", header)
-    chunks     u32 + n   AES-256-GCM, 1 MiB of plaintext each; nonce = index;
-                         additional data = PAE("smile/chunk", SHA-256(header), index, final flag)
+    chunks     u32 + n   AES-256-GCM; 1 MiB of plaintext each, the last one 1 byte to 1 MiB (none only if it is
+                         the only one); nonce = index as u96;
+                         additional data = PAE("smile/chunk", SHA-256(header), index as u64, final flag as u8)
     end        u32 = 0
     signature  64 bytes  Ed25519 over PAE("smile/envelope", header, SHA-256(all bytes from wrapped to end))
 
 PAE is the pre-authentication encoding of DSSE and PASETO: the number of parts,
-then each part after its length, so that no two different lists of parts encode
-alike. `open_sealed` verifies the whole signature before it decrypts a byte, writes to
-a temporary file and renames last; memory stays at a few chunks for any size.
+then each part after its length, all as u64, so that no two different lists of parts
+encode alike. One content has one framing: a reader refuses any other. `open_sealed`
+verifies the whole signature before it decrypts a byte, writes to a temporary file and
+renames last; memory stays at a few chunks for any size.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
@@ -32,8 +37,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from protocol.canonical import canonical_json
 from protocol.errors import EnvelopeError
-from protocol.files import atomic_file
-from protocol.keys import PrivateKeys, PublicKeys, SuiteName, hpke_suite
+from protocol.files import atomic_file, sync_folder
+from protocol.keys import PrivateKeys, PublicKeys, SuiteName, hpke_suite, pae
 from protocol.study import Identifier
 
 if TYPE_CHECKING:
@@ -42,6 +47,7 @@ if TYPE_CHECKING:
 MAGIC = b"SMILENV1"
 CHUNK = 1 << 20
 _TAG = 16
+_KEY = 32
 _SIGNATURE = 64
 MAX_HEADER = 16 << 10
 MAX_WRAPPED = 4 << 10
@@ -65,7 +71,9 @@ class EnvelopeHeader(BaseModel):
     )
     recipient_key: Hex = Field(pattern="^[0-9a-f]{64}$", description="Digest of the recipient's public keys.")
     signer_key: Hex = Field(pattern="^[0-9a-f]{64}$", description="Digest of the signer's public keys.")
-    sequence: int = Field(ge=1, description="One more than the last envelope of this site and kind.")
+    sequence: int = Field(
+        ge=1, lt=1 << 53, description="One more than the last envelope of this site and kind."
+    )
     previous: Hex = Field(
         pattern="^([0-9a-f]{64})?$", description="Content digest of the last one; empty for the first."
     )
@@ -76,11 +84,6 @@ class EnvelopeHeader(BaseModel):
         pattern="^([0-9a-f]{64})?$", description="Head of the sender's hash-chained ledger."
     )
     expires: AwareDatetime
-
-
-def pae(*parts: bytes) -> bytes:
-    """Pre-authentication encoding: injective over lists of byte strings."""
-    return struct.pack(">Q", len(parts)) + b"".join(struct.pack(">Q", len(p)) + p for p in parts)
 
 
 def seal(source: BinaryIO, target: Path, header: EnvelopeHeader, *, to: PublicKeys, keys: PrivateKeys) -> str:
@@ -95,7 +98,7 @@ def seal(source: BinaryIO, target: Path, header: EnvelopeHeader, *, to: PublicKe
         SHA-256 of the envelope file, in hex.
 
     Raises:
-        EnvelopeError: the header does not name these keys.
+        EnvelopeError: the header does not name these keys, or nothing can be sealed to `to`.
     """
     if (
         header.recipient_key != to.digest
@@ -107,7 +110,7 @@ def seal(source: BinaryIO, target: Path, header: EnvelopeHeader, *, to: PublicKe
     if len(head) > MAX_HEADER:
         raise EnvelopeError("The envelope's header is too long")
     content_key = AESGCM.generate_key(256)
-    wrapped = hpke_suite(header.suite).encrypt(content_key, to.sealing_key(), info=pae(b"smile/key", head))
+    wrapped = _wrap(content_key, header, head, to)
     body, whole = hashlib.sha256(), hashlib.sha256()
     with atomic_file(target) as out:
 
@@ -154,7 +157,7 @@ def open_sealed(
     """Verify, then decrypt to a temporary file, then rename to `target` (mode 0600).
 
     Binding to a study, round, site and sequence is the reader's next step
-    (`coordinator.intake`, `site_agent.inbox`): this function proves who sealed what to whom.
+    (`coordinator.intake`, `site_agent.agent`): this function proves who sealed what to whom.
 
     Raises:
         EnvelopeError: altered, expired, addressed to other keys, or signed by someone else.
@@ -175,7 +178,7 @@ def open_sealed(
         stream.seek(len(MAGIC) + 4 + len(head))
         again = hashlib.sha256()
         cipher = _content_cipher(header, head, keys, _frame(stream, again, MAX_WRAPPED))
-        with atomic_file(target) as out:
+        with _plain_file(target) as out:
             for piece in _decrypt(stream, again, cipher, hashlib.sha256(head).digest()):
                 out.write(piece)
             # The file may have changed under us since its signature was checked.
@@ -196,8 +199,7 @@ def _verify(stream: BufferedReader, signer: PublicKeys) -> tuple[EnvelopeHeader,
     state = hashlib.sha256()
     if not _frame(stream, state, MAX_WRAPPED):
         raise EnvelopeError("The envelope holds no key")
-    while _frame(stream, state, CHUNK + _TAG):
-        pass
+    _check_framing(stream, state)
     signature = _exactly(stream, _SIGNATURE)
     if stream.read(1):
         raise EnvelopeError("There are bytes after the envelope's end")
@@ -205,18 +207,41 @@ def _verify(stream: BufferedReader, signer: PublicKeys) -> tuple[EnvelopeHeader,
     return header, head, state.digest()
 
 
+def _check_framing(stream: BufferedReader, state: Hash) -> None:
+    """Read all chunks: every one full but the last, and the last one empty only if it is the first."""
+    count, before = 0, CHUNK + _TAG
+    while size := len(_frame(stream, state, CHUNK + _TAG)):
+        if before != CHUNK + _TAG or size < _TAG + (1 if count else 0):
+            raise EnvelopeError("The envelope's framing is damaged")
+        count, before = count + 1, size
+    if not count:
+        raise EnvelopeError("The envelope holds no chunk")
+
+
+def _wrap(content_key: bytes, header: EnvelopeHeader, head: bytes, to: PublicKeys) -> bytes:
+    try:
+        return hpke_suite(header.suite).encrypt(content_key, to.sealing_key(), info=pae(b"smile/key", head))
+    except ValueError:
+        # A point of low order: the shared secret would be known to everyone.
+        raise EnvelopeError(
+            f"Nothing can be sealed to the key {to.fingerprint}",
+            why="it is no usable key",
+            do="Compare its fingerprint with its owner",
+        ) from None
+
+
 def _content_cipher(header: EnvelopeHeader, head: bytes, keys: PrivateKeys, wrapped: bytes) -> AESGCM:
     try:
         key = hpke_suite(header.suite).decrypt(wrapped, keys.opening_key(), info=pae(b"smile/key", head))
-        return AESGCM(key)
     except (InvalidTag, ValueError, TypeError):
         raise EnvelopeError("The envelope's content key does not open with our key") from None
+    if len(key) != _KEY:
+        raise EnvelopeError("The envelope's content key has a wrong length")
+    return AESGCM(key)
 
 
 def _decrypt(stream: BufferedReader, state: Hash, cipher: AESGCM, head_digest: bytes) -> Iterator[bytes]:
     index, chunk = 0, _frame(stream, state, CHUNK + _TAG)
-    if not chunk:
-        raise EnvelopeError("The envelope holds no chunk")
     while chunk:
         following = _frame(stream, state, CHUNK + _TAG)
         try:
@@ -273,6 +298,43 @@ def _open(path: Path) -> BufferedReader:
         return path.open("rb")
     except FileNotFoundError:
         raise EnvelopeError(f"There is no envelope {path.name}") from None
+    except OSError as error:
+        raise EnvelopeError(f"The envelope {path.name} cannot be read", why=error.strerror or "") from None
+
+
+@contextmanager
+def _plain_file(target: Path) -> Iterator[BinaryIO]:
+    """As `atomic_file`, but the text has no name before it is whole, where the file system allows that.
+
+    So that a process that is killed while it decrypts leaves nothing behind to be erased.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        descriptor = os.open(target.parent, os.O_TMPFILE | os.O_WRONLY, 0o600)
+    except (AttributeError, OSError):
+        with atomic_file(target) as stream:
+            yield stream
+        return
+    with os.fdopen(descriptor, "wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(descriptor)
+        _give_name(descriptor, target)
+    sync_folder(target.parent)
+
+
+def _give_name(descriptor: int, target: Path) -> None:
+    # A link cannot replace a file, so one more name is needed for the moment before the rename.
+    named = target.with_name(f".part-{secrets.token_hex(8)}")
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        # Only with a folder descriptor does os.link call linkat(2), which can follow the link in /proc.
+        os.link(f"/proc/self/fd/{descriptor}", named, src_dir_fd=folder, follow_symlinks=True)
+        named.replace(target)
+    finally:
+        os.close(folder)
+        with suppress(FileNotFoundError):
+            named.unlink()
 
 
 def _exactly(stream: BufferedReader, length: int) -> bytes:

@@ -2,7 +2,12 @@
 
 Sealing uses ML-KEM-768 + X25519 (X-Wing), so that health data sealed today stay
 sealed against a later quantum attack; plain X25519 is read too, for parties whose
-library has no ML-KEM. Private keys lie in one PEM-like JSON file of mode 0600.
+library has no ML-KEM. Private keys lie in one JSON file of mode 0600. With a
+passphrase their bytes are AES-256-GCM under a key from Argon2id (RFC 9106), and
+everything else in the file is bound as additional data::
+
+    key     = Argon2id(NFC(passphrase), salt, t, p, m), 32 bytes
+    secrets = AES-256-GCM(key, nonce, sealing || signing, PAE("smile/private-keys", the file without `secrets`))
 """
 
 from __future__ import annotations
@@ -10,26 +15,47 @@ from __future__ import annotations
 import base64
 import os
 import stat
+import struct
+import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from protocol.canonical import canonical_json, digest, fingerprint
 from protocol.errors import EnvelopeError, KeyFileError
+from protocol.files import sync_folder
 
 SuiteName = Literal["mlkem768-x25519", "x25519"]
 
 _MLKEM_PUBLIC = 1184
 _MLKEM_SEED = 64
 _X25519 = 32
+_ED25519 = 32
+_SECRETS: dict[str, int] = {"mlkem768-x25519": _MLKEM_SEED + _X25519, "x25519": _X25519}
+_SALT, _NONCE = 16, 12
+_MAX_KEY_FILE = 64 << 10
+_MAX_PASSPHRASE_LINE = 4096
 _KEMS = {"mlkem768-x25519": hpke.KEM.MLKEM768_X25519, "x25519": hpke.KEM.X25519}
 
 SealingPublic = hpke.MLKEM768X25519PublicKey | x25519.X25519PublicKey
+
+Passphrase: TypeAlias = Callable[[], str]
+"""Asks a person, or reads a file: called only when a passphrase is needed."""
+MIN_PASSPHRASE = 12
+"""Characters; who holds a stolen file can guess without end."""
+
+
+def pae(*parts: bytes) -> bytes:
+    """Pre-authentication encoding: injective over lists of byte strings."""
+    return struct.pack(">Q", len(parts)) + b"".join(struct.pack(">Q", len(p)) + p for p in parts)
 
 
 def hpke_suite(name: SuiteName) -> hpke.Suite:
@@ -51,7 +77,9 @@ class PublicKeys(BaseModel):
     @field_validator("sealing", "signing")
     @classmethod
     def _base64(cls, value: str) -> str:
-        base64.b64decode(value, validate=True)
+        # Base64 has spare bits: one text for one key, or a key could come back under another digest.
+        if base64.b64encode(base64.b64decode(value, validate=True)).decode() != value:
+            raise ValueError("not in canonical form")
         return value
 
     @property
@@ -145,49 +173,107 @@ class PrivateKeys:
     def _mlkem(self) -> mlkem.MLKEM768PrivateKey:
         return mlkem.MLKEM768PrivateKey.from_seed_bytes(self.sealing[:_MLKEM_SEED])
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, passphrase: Passphrase | None = None, *, cost: KeyCost | None = None) -> None:
         """Write a new file of mode 0600.
 
+        Args:
+            path: must not exist.
+            passphrase: gives the text that `load` will need; without it the file's mode is the only protection.
+            cost: of deriving the key; the second recommended option of RFC 9106 if not given.
+
         Raises:
-            KeyFileError: the file exists; a key is never overwritten.
+            KeyFileError: the file exists (a key is never overwritten), or the passphrase is too short.
         """
+        content = self._plain() if passphrase is None else self._protected(passphrase(), cost or KeyCost())
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        text = canonical_json(
-            {
-                "suite": self.suite,
-                "sealing": base64.b64encode(self.sealing).decode(),
-                "signing": base64.b64encode(self.signing).decode(),
-            }
-        )
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             raise KeyFileError(
                 f"The key file {path} exists", do="Move it away if you want a new key"
             ) from None
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(canonical_json(content))
+                stream.flush()
+                os.fsync(stream.fileno())
+        except BaseException:
+            path.unlink()
+            raise
+        sync_folder(path.parent)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, passphrase: Passphrase | None = None) -> Self:
         """Read a file from `save`.
 
+        Args:
+            path: the key file.
+            passphrase: called only if the file is protected. Giving one demands protection: a plain file
+                in place of a protected one is refused.
+
         Raises:
-            KeyFileError: missing, readable by others, owned by someone else, or not a key.
+            KeyFileError: missing, readable by others, owned by someone else, or not a key; protected and
+                no passphrase given, or a wrong one, or altered; not protected although a passphrase is given.
         """
-        check_private_file(path)
-        try:
-            content = _KeyFile.model_validate_json(path.read_bytes())
-            keys = cls(content.suite, base64.b64decode(content.sealing), base64.b64decode(content.signing))
-            keys.public()
-        except (ValidationError, ValueError):
-            # The parser's message could quote the key: say nothing of the content.
-            raise KeyFileError(
-                f"{path} is not a key file", do="Restore it from your backup, or enrol anew"
-            ) from None
+        content = _read_key_file(path)
+        if isinstance(content, _ProtectedKeyFile):
+            if passphrase is None:
+                raise KeyFileError(
+                    f"The key file {path} is protected by a passphrase",
+                    do="Run the command in a terminal, where it asks, "
+                    "or name a file of mode 0600 that holds it in SMILE_PASSPHRASE_FILE",
+                )
+            sealing, signing = _unprotect(content, passphrase(), path)
+        else:
+            if passphrase is not None:
+                raise KeyFileError(
+                    f"The key file {path} has no passphrase, but is expected to have one",
+                    why="it was replaced, or its protection was removed",
+                    do="Find out who wrote there; restore it from your backup, or enrol anew",
+                )
+            sealing, signing = _decoded(content.sealing), _decoded(content.signing)
+        if (len(sealing), len(signing)) != (_SECRETS[content.suite], _ED25519):
+            raise _not_a_key_file(path)
+        keys = cls(content.suite, sealing, signing)
+        if isinstance(content, _ProtectedKeyFile) and keys.public() != content.public:
+            raise _not_a_key_file(path)
         return keys
+
+    def _plain(self) -> dict[str, Any]:
+        return {"suite": self.suite, "sealing": _encoded(self.sealing), "signing": _encoded(self.signing)}
+
+    def _protected(self, passphrase: str, cost: KeyCost) -> dict[str, Any]:
+        if len(passphrase) < MIN_PASSPHRASE:
+            raise KeyFileError(
+                f"The passphrase has fewer than {MIN_PASSPHRASE} characters",
+                why="who steals the file can guess it without end",
+                do="Take a longer one; four or five words that no one would put together will do",
+            )
+        salt, nonce = os.urandom(_SALT), os.urandom(_NONCE)
+        head = {
+            "protection": "argon2id-aes256gcm",
+            "suite": self.suite,
+            "public": self.public().model_dump(),
+            "cost": cost.model_dump(),
+            "salt": _encoded(salt),
+            "nonce": _encoded(nonce),
+        }
+        cipher = _file_cipher(passphrase, salt, cost)
+        secrets = cipher.encrypt(nonce, self.sealing + self.signing, _file_data(head))
+        return head | {"secrets": _encoded(secrets)}
+
+
+class KeyCost(BaseModel):
+    """What one guess of a passphrase costs; the default is RFC 9106's second recommended option: 64 MiB, three passes.
+
+    An altered file can ask for no more memory than the first recommended option.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    iterations: int = Field(3, ge=1, le=16, description="Passes over the memory: t.")
+    lanes: int = Field(4, ge=1, le=16, description="p.")
+    memory_kib: int = Field(1 << 16, ge=128, le=1 << 21, description="m, in KiB.")
 
 
 class _KeyFile(BaseModel):
@@ -196,6 +282,106 @@ class _KeyFile(BaseModel):
     suite: SuiteName
     sealing: str
     signing: str
+
+
+class _ProtectedKeyFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", hide_input_in_errors=True)
+
+    protection: Literal["argon2id-aes256gcm"]
+    suite: SuiteName
+    public: PublicKeys
+    cost: KeyCost
+    salt: str
+    nonce: str
+    secrets: str
+
+
+_FILES: TypeAdapter[_KeyFile | _ProtectedKeyFile] = TypeAdapter(_KeyFile | _ProtectedKeyFile)
+
+
+def key_file_public(path: Path) -> PublicKeys | None:
+    """The public keys that a protected key file names, without its passphrase; None if it is not protected.
+
+    They are not proved before `PrivateKeys.load`: good for showing a fingerprint in a question, for nothing else.
+
+    Raises:
+        KeyFileError: as `PrivateKeys.load`.
+    """
+    content = _read_key_file(path)
+    return content.public if isinstance(content, _ProtectedKeyFile) else None
+
+
+def passphrase_from_file(path: Path) -> str:
+    """The first line of a private file, or of an open descriptor such as /dev/fd/3.
+
+    Raises:
+        KeyFileError: missing, open to other users, or empty.
+    """
+    check_private_file(path)
+    with path.open("rb") as stream:
+        line = stream.readline(_MAX_PASSPHRASE_LINE).rstrip(b"\r\n")
+    try:
+        text = line.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if not text:
+        raise KeyFileError(f"The file {path} holds no passphrase", do="Write it on the first line, in UTF-8")
+    return text
+
+
+def _read_key_file(path: Path) -> _KeyFile | _ProtectedKeyFile:
+    check_private_file(path)
+    try:
+        with path.open("rb") as stream:
+            return _FILES.validate_json(stream.read(_MAX_KEY_FILE))
+    except (ValidationError, OSError):
+        # The parser's message could quote the key: say nothing of the content.
+        raise _not_a_key_file(path) from None
+
+
+def _unprotect(content: _ProtectedKeyFile, passphrase: str, path: Path) -> tuple[bytes, bytes]:
+    salt, nonce, secrets = _decoded(content.salt), _decoded(content.nonce), _decoded(content.secrets)
+    if len(salt) != _SALT or len(nonce) != _NONCE:
+        raise _not_a_key_file(path)
+    cipher = _file_cipher(passphrase, salt, content.cost)
+    try:
+        plain = cipher.decrypt(nonce, secrets, _file_data(content.model_dump(exclude={"secrets"})))
+    except InvalidTag:
+        raise KeyFileError(
+            f"The key file {path} does not open",
+            why="the passphrase is wrong, or the file was altered",
+            do="Try again; if you are sure of the passphrase, restore the file from your backup",
+        ) from None
+    return plain[:-_ED25519], plain[-_ED25519:]
+
+
+def _file_cipher(passphrase: str, salt: bytes, cost: KeyCost) -> AESGCM:
+    # One text has several spellings in Unicode; keyboards and systems differ in which one they give.
+    text = unicodedata.normalize("NFC", passphrase).encode()
+    argon2 = Argon2id(
+        salt=salt, length=32, iterations=cost.iterations, lanes=cost.lanes, memory_cost=cost.memory_kib
+    )
+    return AESGCM(argon2.derive(text))
+
+
+def _file_data(head: dict[str, Any]) -> bytes:
+    return pae(b"smile/private-keys", canonical_json(head))
+
+
+def _not_a_key_file(path: Path) -> KeyFileError:
+    return KeyFileError(f"{path} is not a key file", do="Restore it from your backup, or enrol anew")
+
+
+def _encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _decoded(text: str) -> bytes:
+    """Empty for what is no base64: no key has that length."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:
+        return b""
 
 
 def check_private_file(path: Path) -> None:

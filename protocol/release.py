@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from protocol.arrays import FloatMatrix, IntVector, decode_arrays, encode_arrays
 from protocol.canonical import canonical_json
@@ -109,7 +110,11 @@ def decode_release(data: bytes) -> Release:
     if _MANIFEST not in metadata:
         raise ProtocolError("The release has no manifest")
     manifest = parse(metadata[_MANIFEST].encode(), ReleaseManifest)
-    if describe(arrays) != manifest.arrays:
+    try:
+        described = describe(arrays)
+    except ValidationError:
+        raise ProtocolError("The release holds an array whose name, type or shape no release has") from None
+    if described != manifest.arrays:
         raise ProtocolError("The release's arrays are not those of its manifest")
     _check_shapes(manifest, arrays)
     return Release(manifest, MappingProxyType(arrays))

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from protocol.bundle import unpack_bundle
 from protocol.canonical import fingerprint
-from protocol.envelope import EnvelopeHeader, open_sealed, read_header
+from protocol.envelope import EnvelopeHeader, open_sealed
 from protocol.errors import EnvelopeError, FederationError, StudyError
 from protocol.messages import PublishedManifest, Receipt, RoundCall
 from protocol.signed import open_signed, sign_message
@@ -258,20 +258,21 @@ class Agent:
     def _open_result(self, path: Path) -> PublishedManifest:
         """Verify, open and unpack one result; the state changes last."""
         home, trust = self.home, self.home.invitation.keys
-        header, state = read_header(path), load_state(home.folder)
-        expected = ("result", home.study.id, home.study.digest, home.config.site)
-        if (header.kind, header.consortium, header.study_digest, header.site) != expected:
-            raise EnvelopeError("The result is for another study or site than ours")
-        if header.sequence < state.result_version or (
-            header.sequence == state.result_version and header.content != state.result_digest
-        ):
-            raise EnvelopeError(
-                f"The result has version {header.sequence}, but {state.result_version} has arrived before",
-                why="it is stale, or was replayed",
-            )
+        state = load_state(home.folder)
         with tempfile.TemporaryDirectory(dir=home.folder) as work:
             plain = Path(work) / "result"
-            open_sealed(path, plain, keys=home.keys, signer=trust)
+            # The header that was verified with the bytes that were opened: the file lies where Flower writes.
+            header = open_sealed(path, plain, keys=home.keys, signer=trust)
+            expected = ("result", home.study.id, home.study.digest, home.config.site)
+            if (header.kind, header.consortium, header.study_digest, header.site) != expected:
+                raise EnvelopeError("The result is for another study or site than ours")
+            if header.sequence < state.result_version or (
+                header.sequence == state.result_version and header.content != state.result_digest
+            ):
+                raise EnvelopeError(
+                    f"The result has version {header.sequence}, but {state.result_version} has arrived before",
+                    why="it is stale, or was replayed",
+                )
             target = home.folder / "results" / f"v{header.sequence}"
             manifest = unpack_bundle(plain.read_bytes(), target, trust=trust, content=header.content)
         update = {"result_version": manifest.version, "result_digest": manifest.digest}
