@@ -32,7 +32,7 @@ class CodeBook:
     Attributes:
         codes: CURIEs that have events, in order of text.
         position: (k,) int32, for each code number in order of first sight its row of `codes`; -1 where no event has it.
-        descriptions: CURIE -> its first text from a public terminology, else its first text.
+        descriptions: CURIE -> its smallest text from a public terminology, else its smallest.
         skipped: reason -> rows left out, those of the source included.
     """
 
@@ -57,7 +57,6 @@ class GrowingCodeBook:
         self._number: dict[str, int] = {}  # CURIE -> code number
         self._targets: list[tuple[int, ...]] = []  # slot -> code numbers
         self._descriptions: dict[str, Description] = {}
-        self._wants = np.zeros(0, dtype=np.int8)  # slot -> 2: no description, 1: a local one, 0: a public one
         self._used = np.zeros(0, dtype=bool)  # code number -> whether a usable row has it
 
     def slots(self, codes: pa.ChunkedArray, systems: pa.ChunkedArray | None) -> Int32s:
@@ -138,32 +137,28 @@ class GrowingCodeBook:
             )
 
     def describe(self, batch: pa.Table, keep: Flags | None, slot: Int32s) -> None:
-        """Take the first description of each code that has none; one of a public terminology replaces a local one."""
+        """Keep of each code its smallest text from a public terminology, else its smallest: the order of rows says nothing."""
         column = optional(batch, "description")
-        if column is None:
+        if column is None or not len(slot):
             return
-        self._wants = _grown(self._wants, len(self._names), 2)
         flags = optional(batch, "public")
-        public = None if flags is None else flags.fill_null(False).to_numpy()
-        if keep is not None:
-            column = column.filter(pa.array(keep))
-            public = None if public is None else public[keep]
-        for rank in (1, 0) if public is not None else (1,):
-            wanted = self._wants[slot] > rank
-            if public is not None:
-                wanted &= ~public if rank else public
-            rows = np.flatnonzero(wanted)
-            if len(rows):
-                self._take(column.take(pa.array(rows)), slot[rows], rank)
-
-    def _take(self, column: pa.ChunkedArray, slot: Int32s, rank: int) -> None:
+        local = (
+            np.ones(len(column), bool)
+            if flags is None
+            else ~flags.fill_null(False).to_numpy(zero_copy_only=False)
+        )
         texts, index = distinct(column)
-        blank = np.array([t is None or is_missing(t) for t in texts], dtype=bool)
-        rows = np.flatnonzero(~blank[index])
-        found, first = np.unique(slot[rows], return_index=True)
-        for s, row in zip(found.tolist(), rows[first].tolist(), strict=True):
-            self._descriptions[self._names[s]] = Description(texts[index[row]], public=rank == 0)
-        self._wants[found] = rank
+        if keep is not None:
+            local, index = local[keep], index[keep]
+        key = (slot.astype(np.int64) * len(texts) + index) * 2 + local
+        for found in np.unique(key).tolist():
+            pair, is_local = divmod(found, 2)
+            code, text = self._names[pair // len(texts)], texts[pair % len(texts)]
+            if text is None or is_missing(text):
+                continue
+            known = self._descriptions.get(code)
+            if known is None or (is_local, text) < (not known.public, known.text):
+                self._descriptions[code] = Description(text, public=not is_local)
 
     def rolled_up(self, slot: Int32s) -> tuple[Int32s, Int64s | None]:
         """(m,) code numbers, and the row that each comes from; None where rows and events are the same."""

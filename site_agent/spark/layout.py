@@ -97,6 +97,7 @@ def slices(rows: npt.NDArray[Any], bounds: npt.NDArray[Any]) -> pa.Array:
 
 
 def pack(patient: Rows, day: Rows, code: Rows) -> Rows:
+    """(m,) rows of `ROW` from three columns."""
     rows = np.empty(len(patient), ROW)
     rows["patient"], rows["day"], rows["code"] = patient, day, code
     return rows

@@ -216,7 +216,7 @@ def test_codes_only_of_rows_left_out_are_no_codes() -> None:
     assert rows.code.tolist() == [0]
 
 
-def test_descriptions_first_public_then_first() -> None:
+def test_of_several_descriptions_the_first_in_order_of_text_and_public_ones_before() -> None:
     _, book = cleaned(
         one(code=["a", "a", "b", "c"], description=["nan", "first", None, "mine"], public=[False] * 4),
         one(
@@ -229,7 +229,7 @@ def test_descriptions_first_public_then_first() -> None:
     assert book.descriptions == {
         "LOCAL:a": Description("first"),
         "LOCAL:b": Description("B"),
-        "LOCAL:c": Description("theirs", public=True),
+        "LOCAL:c": Description("other", public=True),
     }
 
 
