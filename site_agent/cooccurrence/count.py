@@ -6,13 +6,14 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from site_agent.cooccurrence.counts import PairCounts, add_counts, matrices
-from site_agent.cooccurrence.kernel import PAGE, in_order, sum_buckets, write_pairs
+from site_agent.cooccurrence.kernel import PAGE, bucket_sizes, in_order, sum_buckets, write_pairs
 
 MAX_EVENTS_PER_PATIENT = 20_000
 MEMORY = 2 * 2**30
@@ -22,6 +23,7 @@ _BYTES_A_PAIR = (
 )
 _BUCKET_BITS = 8  # buckets as a power of two: a cache line and a memory page of each stay at hand
 _SPANS = 32  # ranges of buckets that threads take in turn
+_PARTS = 8  # counts of chunks that wait to be added
 _WHOLE_HISTORY = -1
 _NO_LIMIT = 2**62
 
@@ -126,25 +128,24 @@ def _count(columns: _Columns, rule: _Rule) -> PairCounts:
     """Counts of sorted rows, chunk after chunk of what fits the pool."""
     ends = _patient_cuts(columns[0], rule.threads)
     at = ends[:-1].copy()
-    total = PairCounts.none(rule.n_codes)
     if not columns[0].size:
-        return total
-    pool = _Pool(rule)
+        return PairCounts.none(rule.n_codes)
+    pool, parts = _Pool(rule), []
     with ThreadPoolExecutor(rule.threads) as executor:
         while (at < ends[1:]).any():
             written = _write(executor, columns, rule, pool, at, ends[1:])
             stuck = [t for t in range(rule.threads) if written.row[t] == at[t] < ends[t + 1]]
-            part = _sum(executor, rule, pool, written)
-            total = part if not total.n_patients else add_counts([total, part], threads=rule.threads)
+            parts.append(_sum(executor, rule, pool, written))
             at = written.row
             for t in stuck:
                 stop = int(
                     at[t] + np.searchsorted(columns[0][at[t] : ends[t + 1]], columns[0][at[t]], side="right")
                 )
-                one = _count_one(executor, columns, rule, pool, int(at[t]), stop)
-                total = add_counts([total, one], threads=rule.threads)
+                parts.append(_count_one(executor, columns, rule, pool, int(at[t]), stop))
                 at[t] = stop
-    return total
+            if len(parts) >= _PARTS:
+                parts = [add_counts(parts, threads=rule.threads)]
+    return parts[0] if len(parts) == 1 else add_counts(parts, threads=rule.threads)
 
 
 def _count_one(
@@ -207,24 +208,47 @@ def _write(
 
 def _sum(executor: ThreadPoolExecutor, rule: _Rule, pool: _Pool, written: _Written) -> PairCounts:
     filled = np.zeros(pool.buckets << rule.shift, np.int64)
-    step = max(1, pool.buckets // _SPANS)
+    sizes = bucket_sizes(pool.first, pool.link, pool.position)
+    place = np.concatenate([[0], np.cumsum(sizes)])
+    # Large arrays at once: memory that is asked for in small parts, and given back, costs more than the sums.
+    room = [np.empty(int(place[-1]), np.int32) for _ in range(3)]
+    scratch: SimpleQueue[tuple[NDArray[np.uint64], NDArray[np.int64]]] = SimpleQueue()
+    for _ in range(rule.threads):
+        scratch.put((np.empty(int(sizes.max(initial=0)), np.uint64), np.zeros((rule.n_codes, 2), np.int64)))
 
-    def add(b: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32], int]:
-        span = (b, min(b + step, pool.buckets), rule.shift, rule.column_bits)
-        return sum_buckets(*span, pool.pairs, pool.first, pool.link, pool.position, rule.n_codes, filled)
+    def add(span: tuple[int, int]) -> int:
+        own = scratch.get()
+        column, pairs, patients = (part[place[span[0]] : place[span[1]]] for part in room)
+        size = sum_buckets(
+            *span,
+            rule.shift,
+            rule.column_bits,
+            pool.pairs,
+            pool.first,
+            pool.link,
+            pool.position,
+            *own,
+            column,
+            pairs,
+            patients,
+            filled,
+        )
+        scratch.put(own)
+        return int(size)
 
-    spans = list(executor.map(add, range(0, pool.buckets, step)))
-    stop = np.cumsum([size for *_, size in spans])
-    column, pairs, patients = (np.empty(stop[-1], kind) for kind in (np.int32, np.int64, np.int64))
+    cuts = np.unique(np.searchsorted(place, np.linspace(0, place[-1], _SPANS + 1)[1:-1]))
+    spans = list(pairwise([0, *cuts[(cuts > 0) & (cuts < pool.buckets)].tolist(), pool.buckets]))
+    counted = list(executor.map(add, spans))
+    stop = np.cumsum(counted)
+    wholes = tuple(np.empty(stop[-1], kind) for kind in (np.int32, np.int64, np.int64))
 
     def join(i: int) -> None:
-        *cells, size = spans[i]
-        place = slice(int(stop[i]) - size, int(stop[i]))
-        for whole, cell in zip((column, pairs, patients), cells, strict=True):
-            whole[place] = cell[:size]
+        first = place[spans[i][0]]
+        for whole, part in zip(wholes, room, strict=True):
+            whole[stop[i] - counted[i] : stop[i]] = part[first : first + counted[i]]
 
     list(executor.map(join, range(len(spans))))
-    events, pair_patients = matrices(filled[: rule.n_codes], column, pairs, patients)
+    events, pair_patients = matrices(filled[: rule.n_codes], *wholes)
     n_patients, n_events, capped = (int(n) for n in written.tallies)
     return PairCounts(events, pair_patients, written.code_patients, n_patients, n_events, capped)
 

@@ -236,6 +236,19 @@ def _write_patient(
 
 
 @njit(cache=True, nogil=True)
+def bucket_sizes(first: _Int32s, link: _Int32s, position: _UInt64s) -> _Int64s:
+    """Pairs in each bucket, of all threads."""
+    sizes = np.zeros(first.shape[1], np.int64)
+    for t in range(first.shape[0]):
+        for b in range(first.shape[1]):
+            page = first[t, b]
+            while page >= 0:
+                sizes[b] += _stop(t, page, b, link, position) - (np.int64(page) << PAGE_BITS)
+                page = link[t, page]
+    return sizes
+
+
+@njit(cache=True, nogil=True)
 def sum_buckets(
     begin: int,
     end: int,
@@ -245,29 +258,36 @@ def sum_buckets(
     first: _Int32s,
     link: _Int32s,
     position: _UInt64s,
-    n_codes: int,
+    by_row: _UInt64s,
+    table: _Int64s,
+    column: _Int32s,
+    pairs: _Int32s,
+    patients: _Int32s,
     filled: _Int64s,
-) -> tuple[_Int32s, _Int32s, _Int32s, int]:
-    """Cells of the rows in buckets [begin, end): column, pairs and patients, by row and column, and their number.
+) -> int:
+    """Write the cells of the rows in buckets [begin, end) by row and column; how many there are.
 
-    pool, first, link and position have one row for each thread that wrote; a patient is in one of them only. Writes the
-    cells of each row to `filled`.
+    pool, first, link and position have one row for each thread that wrote; a patient is in one of them only.
+
+    Args:
+        begin: first bucket.
+        end: the one after the last.
+        shift: rows of a bucket as a power of two.
+        column_bits: of a pair's number.
+        pool: (threads, places) pairs.
+        first: (threads, buckets) first page.
+        link: (threads, pages) the page that follows.
+        position: (threads, buckets) end of the last page's pairs.
+        by_row: scratch for the pairs of one bucket.
+        table: zeros (n_codes, 2), left as zeros. Of a column: pairs in the low and patients in the high 32 bits; 1 + the
+            latest patient.
+        column: room for as many cells as the buckets have pairs; pairs and patients likewise.
+        pairs: event pairs of each cell.
+        patients: distinct patients of each cell.
+        filled: (rows,) set to the cells of each row.
     """
-    total = largest = 0
-    for b in range(begin, end):
-        size = 0
-        for t in range(first.shape[0]):
-            page = first[t, b]
-            while page >= 0:
-                size += _stop(t, page, b, link, position) - (np.int64(page) << PAGE_BITS)
-                page = link[t, page]
-        total += size
-        largest = max(largest, size)
-    column, pairs, patients = np.empty(total, np.int32), np.empty(total, np.int32), np.empty(total, np.int32)
-    by_row = np.empty(largest, np.uint64)
+    n_codes = table.shape[0]
     row_end = np.empty((1 << shift) + 1, np.int64)
-    # Of a column: pairs in the low and patients in the high 32 bits; 1 + the latest patient.
-    table = np.zeros((n_codes, 2), np.int64)
     touched = np.empty(n_codes + 1, np.int32)
     marked = np.zeros((n_codes >> 6) + 1, np.uint64)
     column_mask = (_ONE << np.uint64(column_bits)) - _ONE
@@ -306,7 +326,7 @@ def sum_buckets(
                     table[k, 0] = 0
                     table[k, 1] = 0
             filled[row] = cells - before
-    return column, pairs, patients, cells
+    return cells
 
 
 @njit(cache=True, nogil=True)

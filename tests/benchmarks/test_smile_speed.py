@@ -23,6 +23,7 @@ from coordinator.model import fit_smile
 from coordinator.model.posterior import Posterior, moments, respond
 from coordinator.model.rivals import ajive_embedding, svd_kmeans
 from coordinator.simulation.generate import simulate_paper
+from tests.benchmarks.test_site_scale import peak_memory
 from tests.benchmarks.test_smile_rivals import _prototype, _run_prototype
 from tests.scale import make_large
 
@@ -31,10 +32,8 @@ FULL = os.environ.get("SMILE_BENCH") == "full"
 
 def measure_fit(options: dict[str, Any]) -> dict[str, float]:
     """One fit here: seconds in all and an iteration, and peak memory in GiB before and after."""
-    import resource
-
     large = make_large(**options["data"])
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    before = peak_memory() / 2**30
     stamps = [time.perf_counter()]
     fit = fit_smile(
         large.sources,
@@ -48,7 +47,7 @@ def measure_fit(options: dict[str, Any]) -> dict[str, float]:
     )
     total = time.perf_counter() - stamps[0]
     steps = [later - earlier for earlier, later in pairwise(stamps[1:])]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = peak_memory() / 2**30
     return {
         "total": total,
         "iteration": float(np.median(steps)),
