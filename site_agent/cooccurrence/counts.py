@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from queue import SimpleQueue
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,11 @@ from scipy import sparse
 
 from site_agent.cooccurrence.kernel import sum_rows
 
-_BYTES_A_CELL = 48  # while it is summed: as read, as copied, and in the sum
+_BYTES_A_CELL = 24  # while it is summed: as read from the disk, and as copied
 _MEMORY = 2**29
 
 Counts = sparse.csr_array[Any, tuple[int, int]]
+_Cells = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]  # column, pairs, patients
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,7 @@ def add_counts(
 ) -> PairCounts:
     """Exact counts of the union of disjoint sets of patients.
 
-    The parts may lie on disk (`numpy.memmap`): they are read once, a range of rows at a time.
+    The parts may lie on disk (`numpy.memmap`): they are read a range of rows at a time.
 
     Args:
         parts: one or more.
@@ -91,11 +93,30 @@ def add_counts(
             raise ValueError(f"counts of {n_codes} and of {part.events.shape[0]} codes do not add")
         if part.withheld_cells:
             raise ValueError("cells were withheld from a part: the sum would miss what it had")
-    spans = list(pairwise(_cuts(parts, n_codes, max(2**16, memory // _BYTES_A_CELL // threads))))
+    spans = list(pairwise(_cuts(parts, n_codes, max(2**16, memory // _BYTES_A_CELL // threads)).tolist()))
+    scratch: SimpleQueue[_Scratch] = SimpleQueue()
+    largest = max((sum(_cells(p, *span) for p in parts) for span in spans), default=0)
+    for _ in range(threads):
+        scratch.put(_Scratch.make(largest, n_codes))
+    filled = np.zeros(n_codes, np.int64)
+
+    def add(span: tuple[int, int], out: _Cells | None = None) -> tuple[int, int]:
+        own = scratch.get()
+        first, stop = span
+        pointer, cells = own.gather(parts, first, stop)
+        below: tuple[int, int] = sum_rows(pointer, *cells, first, floor, own.table, filled[first:stop], out)
+        scratch.put(own)
+        return below
+
     with ThreadPoolExecutor(threads) as pool:
-        sums = list(pool.map(lambda span: _sum_span(parts, span[0], span[1], floor), spans))
-    filled = np.concatenate([np.zeros(0, np.int64), *(s[0] for s in sums)])
-    events, pair_patients = matrices(filled, *(np.concatenate([s[i] for s in sums]) for i in (1, 2, 3)))
+        # Twice over the same cells: how many there will be, and then each in its place. Room for all that there might
+        # be costs more than summing again.
+        below = list(pool.map(add, spans))
+        place = np.concatenate([[0], np.cumsum(filled)])
+        whole = (np.empty(place[-1], np.int32), np.empty(place[-1], np.int64), np.empty(place[-1], np.int64))
+        slices = [slice(int(place[first]), int(place[stop])) for first, stop in spans]
+        list(pool.map(add, spans, [(whole[0][s], whole[1][s], whole[2][s]) for s in slices]))
+    events, pair_patients = matrices(filled, *whole)
     return PairCounts(
         events=events,
         pair_patients=pair_patients,
@@ -103,8 +124,8 @@ def add_counts(
         n_patients=sum(p.n_patients for p in parts),
         n_events=sum(p.n_events for p in parts),
         capped_patients=sum(p.capped_patients for p in parts),
-        withheld_cells=sum(s[4] for s in sums),
-        withheld_events=sum(s[5] for s in sums),
+        withheld_cells=sum(cells for cells, _ in below),
+        withheld_events=sum(pairs for _, pairs in below),
     )
 
 
@@ -138,24 +159,47 @@ def _cuts(parts: Sequence[PairCounts], n_codes: int, most: int) -> NDArray[np.in
     return np.unique(np.concatenate([[0], inner, [n_codes]]))
 
 
-def _sum_span(parts: Sequence[PairCounts], first: int, stop: int, floor: int) -> tuple[Any, ...]:
-    """`sum_rows` over the rows [first, stop) of all parts."""
-    pointers, columns, pairs, patients = [], [], [], []
-    offset = 0
-    for part in parts:
-        pointer = np.asarray(part.events.indptr[first : stop + 1], np.int64)
-        cells = slice(int(pointer[0]), int(pointer[-1]))
-        pointers.append(pointer - pointer[0] + offset)
-        columns.append(part.events.indices[cells])
-        pairs.append(part.events.data[cells])
-        patients.append(part.pair_patients.data[cells])
-        offset += cells.stop - cells.start
-    return sum_rows(
-        np.stack(pointers),
-        np.concatenate(columns).astype(np.int32, copy=False),
-        np.concatenate(pairs).astype(np.int64, copy=False),
-        np.concatenate(patients).astype(np.int64, copy=False),
-        first,
-        parts[0].events.shape[0],
-        floor,
-    )  # fmt: skip
+def _cells(part: PairCounts, first: int, stop: int) -> int:
+    return int(part.events.indptr[stop]) - int(part.events.indptr[first])
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    """What one thread needs while it adds a range of rows; used again for each range."""
+
+    column: NDArray[np.int32]
+    pairs: NDArray[np.int64]
+    patients: NDArray[np.int64]
+    table: NDArray[np.int64]
+
+    @classmethod
+    def make(cls, cells: int, n_codes: int) -> Self:
+        pairs, patients = np.empty(cells, np.int64), np.empty(cells, np.int64)
+        return cls(np.empty(cells, np.int32), pairs, patients, np.zeros((n_codes, 2), np.int64))
+
+    def gather(self, parts: Sequence[PairCounts], first: int, stop: int) -> tuple[NDArray[np.int64], _Cells]:
+        """Where the rows [first, stop) of each part begin, and their cells one part after the other."""
+        pointers = []
+        offset = 0
+        for part in parts:
+            pointer = np.asarray(part.events.indptr[first : stop + 1], np.int64)
+            source = slice(int(pointer[0]), int(pointer[-1]))
+            target = slice(offset, offset + source.stop - source.start)
+            self.column[target] = part.events.indices[source]
+            self.pairs[target] = part.events.data[source]
+            self.patients[target] = part.pair_patients.data[source]
+            pointers.append(pointer - pointer[0] + offset)
+            offset = target.stop
+        return np.stack(pointers), (self.column[:offset], self.pairs[:offset], self.patients[:offset])
+
+
+def sum_same_rows(
+    pointer: NDArray[np.int64], cells: _Cells, first_row: int, n_codes: int, floor: int
+) -> tuple[NDArray[np.int64], _Cells, int, int]:
+    """`kernel.sum_rows` of cells in memory: cells of each row, the cells, and how many were left out with what pairs."""
+    filled, table = np.empty(pointer.shape[1] - 1, np.int64), np.zeros((n_codes, 2), np.int64)
+    below, below_pairs = sum_rows(pointer, *cells, first_row, floor, table, filled, None)
+    size = int(filled.sum())
+    out = (np.empty(size, np.int32), np.empty(size, np.int64), np.empty(size, np.int64))
+    sum_rows(pointer, *cells, first_row, floor, table, filled, out)
+    return filled, out, below, below_pairs

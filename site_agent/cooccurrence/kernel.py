@@ -375,27 +375,27 @@ def sum_rows(
     pairs: _Int64s,
     patients: _Int64s,
     first_row: int,
-    n_codes: int,
     floor: int,
-) -> tuple[_Int64s, _Int32s, _Int64s, _Int64s, int, int]:
-    """Sum the same rows of several upper triangles.
+    table: _Int64s,
+    filled: _Int64s,
+    out: tuple[_Int32s, _Int64s, _Int64s] | None,
+) -> tuple[int, int]:
+    """Sum the same rows of several upper triangles; the cells left out and their pairs.
 
-    pointer is (runs, rows + 1): where each row of each run begins in the three arrays. Cells with fewer than `floor`
-    patients are left out. Returns the cells of each row; column, pairs and patients by row and column; and of those
-    left out their number and their pairs.
+    Args:
+        pointer: (runs, rows + 1), where each row of each run begins in column, pairs and patients.
+        column: of the cells of all runs.
+        pairs: event pairs of each cell.
+        patients: distinct patients of each cell.
+        first_row: number of the first row.
+        floor: cells with fewer patients in the sum are left out.
+        table: zeros (n_codes, 2), left as zeros.
+        filled: (rows,) set to the cells of each row.
+        out: column, pairs and patients by row and column, of as many cells as there are; None only counts them.
     """
-    n_rows = pointer.shape[1] - 1
-    filled = np.zeros(n_rows, np.int64)
-    table = np.zeros((n_codes, 2), np.int64)
-    marked = np.zeros((n_codes >> 6) + 1, np.uint64)
-    size = column.size
-    to_column, to_pairs, to_patients = (
-        np.empty(size, np.int32),
-        np.empty(size, np.int64),
-        np.empty(size, np.int64),
-    )
+    marked = np.zeros((table.shape[0] >> 6) + 1, np.uint64)
     cells = below = below_pairs = 0
-    for r in range(n_rows):
+    for r in range(pointer.shape[1] - 1):
         for run in range(pointer.shape[0]):
             for i in range(pointer[run, r], pointer[run, r + 1]):
                 k = column[i]
@@ -410,9 +410,10 @@ def sum_rows(
                 k = np.int64(word << 6) + np.int64(trailing_zeros(bits))
                 bits &= bits - _ONE
                 if table[k, 1] >= floor:
-                    to_column[cells] = k
-                    to_pairs[cells] = table[k, 0]
-                    to_patients[cells] = table[k, 1]
+                    if out is not None:
+                        out[0][cells] = k
+                        out[1][cells] = table[k, 0]
+                        out[2][cells] = table[k, 1]
                     cells += 1
                 else:
                     below += 1
@@ -420,4 +421,4 @@ def sum_rows(
                 table[k, 0] = 0
                 table[k, 1] = 0
         filled[r] = cells - before
-    return filled, to_column[:cells], to_pairs[:cells], to_patients[:cells], below, below_pairs
+    return below, below_pairs

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from protocol.errors import DataError, FederationError
 from site_agent.config import Data
 from site_agent.cooccurrence import count_pairs
-from site_agent.cooccurrence.kernel import sum_rows
+from site_agent.cooccurrence.counts import sum_same_rows
 from site_agent.sources import Reading
 from site_agent.sources.clean import CodedRows
 from site_agent.sources.databases.base import BATCH_ROWS
@@ -297,11 +297,11 @@ class AddCounts:
         cell, pairs, patients = (
             np.concatenate([part[name] for part in parts]) for name in ("cell", "pairs", "patients")
         )
-        filled, cell, pairs, patients, below, below_events = sum_rows(
-            np.stack(pointers), cell, pairs, patients, first, self.n_codes, self.floor
+        filled, cells, below, below_events = sum_same_rows(
+            np.stack(pointers), (cell, pairs, patients), first, self.n_codes, self.floor
         )
         code_patients = np.sum([part["code_patients"] for part in parts], axis=0)
-        arrays = (filled, cell, pairs, patients, code_patients)
+        arrays = (filled, *cells, code_patients)
         columns = {"span": pa.array([span], pa.int32())}
         columns |= {n: pa.array([a.tobytes()]) for n, a in zip(ARRAYS, arrays, strict=True)}
         columns |= {n: pa.array([sum(part[n] for part in parts)]) for n in TALLIES}
