@@ -75,7 +75,9 @@ def test_counts_are_those_of_the_rule_as_written(events: list[Event], window: in
 
 @pytest.mark.parametrize("window", [0, 7, 400, None])
 @pytest.mark.parametrize(("memory", "threads"), [(0, 1), (400_000, 1), (400_000, 3), (2**28, 2)])
-def test_the_rule_holds_beyond_one_chunk_and_one_thread(window: int | None, memory: int, threads: int) -> None:
+def test_the_rule_holds_beyond_one_chunk_and_one_thread(
+    window: int | None, memory: int, threads: int
+) -> None:
     # With no memory to speak of, each patient has more pairs than fit, and is counted by ranges of codes.
     rng = np.random.default_rng(3)
     rows = np.column_stack(

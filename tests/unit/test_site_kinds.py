@@ -21,9 +21,7 @@ from tests.unit.test_omop import BACKENDS, Load, _loader, contract_tables
 
 
 @pytest.fixture(params=BACKENDS)
-def load(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Load]:
+def load(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
     monkeypatch.setenv("SMILE_DATABASE_PASSWORD", pg.PASSWORD)
     yield from _loader(request, request.param, tmp_path)
 
