@@ -122,6 +122,13 @@ class _Pool:
         self.first = np.empty((rule.threads, self.buckets), np.int32)
         self.link = np.empty((rule.threads, pages), np.int32)
         self.position = np.empty((rule.threads, self.buckets), np.uint64)
+        self._cells = np.empty((3, 0), np.int32)
+
+    def room(self, cells: int) -> NDArray[np.int32]:
+        """(3, cells or more) columns, pairs and patients; the same memory each time, if it is enough."""
+        if self._cells.shape[1] < cells:
+            self._cells = np.empty((3, cells), np.int32)
+        return self._cells
 
 
 def _count(columns: _Columns, rule: _Rule) -> PairCounts:
@@ -210,8 +217,8 @@ def _sum(executor: ThreadPoolExecutor, rule: _Rule, pool: _Pool, written: _Writt
     filled = np.zeros(pool.buckets << rule.shift, np.int64)
     sizes = bucket_sizes(pool.first, pool.link, pool.position)
     place = np.concatenate([[0], np.cumsum(sizes)])
-    # Large arrays at once: memory that is asked for in small parts, and given back, costs more than the sums.
-    room = [np.empty(int(place[-1]), np.int32) for _ in range(3)]
+    # Memory that is asked for in small parts, and given back, costs more than the sums.
+    room = pool.room(int(place[-1]))
     scratch: SimpleQueue[tuple[NDArray[np.uint64], NDArray[np.int64]]] = SimpleQueue()
     for _ in range(rule.threads):
         scratch.put((np.empty(int(sizes.max(initial=0)), np.uint64), np.zeros((rule.n_codes, 2), np.int64)))

@@ -17,6 +17,7 @@ from site_agent.cooccurrence.kernel import sum_rows
 
 _BYTES_A_CELL = 24  # while it is summed: as read from the disk, and as copied
 _MEMORY = 2**29
+_SPAN = 2**18  # cells summed at a time, at most: what they are copied to stays in the cache
 
 Counts = sparse.csr_array[Any, tuple[int, int]]
 _Cells = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]  # column, pairs, patients
@@ -93,7 +94,9 @@ def add_counts(
             raise ValueError(f"counts of {n_codes} and of {part.events.shape[0]} codes do not add")
         if part.withheld_cells:
             raise ValueError("cells were withheld from a part: the sum would miss what it had")
-    spans = list(pairwise(_cuts(parts, n_codes, max(2**16, memory // _BYTES_A_CELL // threads)).tolist()))
+    spans = list(
+        pairwise(_cuts(parts, n_codes, max(2**16, min(memory // _BYTES_A_CELL // threads, _SPAN))).tolist())
+    )
     scratch: SimpleQueue[_Scratch] = SimpleQueue()
     largest = max((sum(_cells(p, *span) for p in parts) for span in spans), default=0)
     for _ in range(threads):
