@@ -14,24 +14,20 @@ from __future__ import annotations
 
 import base64
 import os
-import stat
 import struct
-import unicodedata
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hpke
 from cryptography.hazmat.primitives.asymmetric import ed25519, mlkem, x25519
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from protocol.canonical import canonical_json, digest, fingerprint
 from protocol.errors import EnvelopeError, KeyFileError
 from protocol.files import sync_folder
+from protocol.keyfile import MIN_PASSPHRASE, KeyCost, Passphrase, check_private_file, passphrase_cipher
 
 SuiteName = Literal["mlkem768-x25519", "x25519"]
 
@@ -42,15 +38,9 @@ _ED25519 = 32
 _SECRETS: dict[str, int] = {"mlkem768-x25519": _MLKEM_SEED + _X25519, "x25519": _X25519}
 _SALT, _NONCE = 16, 12
 _MAX_KEY_FILE = 64 << 10
-_MAX_PASSPHRASE_LINE = 4096
 _KEMS = {"mlkem768-x25519": hpke.KEM.MLKEM768_X25519, "x25519": hpke.KEM.X25519}
 
 SealingPublic = hpke.MLKEM768X25519PublicKey | x25519.X25519PublicKey
-
-Passphrase: TypeAlias = Callable[[], str]
-"""Asks a person, or reads a file: called only when a passphrase is needed."""
-MIN_PASSPHRASE = 12
-"""Characters; who holds a stolen file can guess without end."""
 
 
 def pae(*parts: bytes) -> bytes:
@@ -258,22 +248,9 @@ class PrivateKeys:
             "salt": _encoded(salt),
             "nonce": _encoded(nonce),
         }
-        cipher = _file_cipher(passphrase, salt, cost)
+        cipher = passphrase_cipher(passphrase, salt, cost)
         secrets = cipher.encrypt(nonce, self.sealing + self.signing, _file_data(head))
         return head | {"secrets": _encoded(secrets)}
-
-
-class KeyCost(BaseModel):
-    """What one guess of a passphrase costs; the default is RFC 9106's second recommended option: 64 MiB, three passes.
-
-    An altered file can ask for no more memory than the first recommended option.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    iterations: int = Field(3, ge=1, le=16, description="Passes over the memory: t.")
-    lanes: int = Field(4, ge=1, le=16, description="p.")
-    memory_kib: int = Field(1 << 16, ge=128, le=1 << 21, description="m, in KiB.")
 
 
 class _KeyFile(BaseModel):
@@ -311,24 +288,6 @@ def key_file_public(path: Path) -> PublicKeys | None:
     return content.public if isinstance(content, _ProtectedKeyFile) else None
 
 
-def passphrase_from_file(path: Path) -> str:
-    """The first line of a private file, or of an open descriptor such as /dev/fd/3.
-
-    Raises:
-        KeyFileError: missing, open to other users, or empty.
-    """
-    check_private_file(path)
-    with path.open("rb") as stream:
-        line = stream.readline(_MAX_PASSPHRASE_LINE).rstrip(b"\r\n")
-    try:
-        text = line.decode()
-    except UnicodeDecodeError:
-        text = ""
-    if not text:
-        raise KeyFileError(f"The file {path} holds no passphrase", do="Write it on the first line, in UTF-8")
-    return text
-
-
 def _read_key_file(path: Path) -> _KeyFile | _ProtectedKeyFile:
     check_private_file(path)
     try:
@@ -343,7 +302,7 @@ def _unprotect(content: _ProtectedKeyFile, passphrase: str, path: Path) -> tuple
     salt, nonce, secrets = _decoded(content.salt), _decoded(content.nonce), _decoded(content.secrets)
     if len(salt) != _SALT or len(nonce) != _NONCE:
         raise _not_a_key_file(path)
-    cipher = _file_cipher(passphrase, salt, content.cost)
+    cipher = passphrase_cipher(passphrase, salt, content.cost)
     try:
         plain = cipher.decrypt(nonce, secrets, _file_data(content.model_dump(exclude={"secrets"})))
     except InvalidTag:
@@ -353,15 +312,6 @@ def _unprotect(content: _ProtectedKeyFile, passphrase: str, path: Path) -> tuple
             do="Try again; if you are sure of the passphrase, restore the file from your backup",
         ) from None
     return plain[:-_ED25519], plain[-_ED25519:]
-
-
-def _file_cipher(passphrase: str, salt: bytes, cost: KeyCost) -> AESGCM:
-    # One text has several spellings in Unicode; keyboards and systems differ in which one they give.
-    text = unicodedata.normalize("NFC", passphrase).encode()
-    argon2 = Argon2id(
-        salt=salt, length=32, iterations=cost.iterations, lanes=cost.lanes, memory_cost=cost.memory_kib
-    )
-    return AESGCM(argon2.derive(text))
 
 
 def _file_data(head: dict[str, Any]) -> bytes:
@@ -382,21 +332,3 @@ def _decoded(text: str) -> bytes:
         return base64.b64decode(text, validate=True)
     except ValueError:
         return b""
-
-
-def check_private_file(path: Path) -> None:
-    """Return only if a secret file is there, ours, and closed to all others.
-
-    Raises:
-        KeyFileError: it is not.
-    """
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise KeyFileError(
-            f"There is no key file {path}", do="Run init first, or restore your backup"
-        ) from None
-    if status.st_uid != os.geteuid():
-        raise KeyFileError(f"The key file {path} belongs to another user", do=f"Run: chown $(id -un) {path}")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        raise KeyFileError(f"The key file {path} can be read by other users", do=f"Run: chmod 600 {path}")

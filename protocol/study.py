@@ -50,6 +50,11 @@ class Counting(_Section):
         20_000, ge=2, le=90_000, description="Only a patient's most recent events up to this number count."
     )
 
+    @property
+    def window(self) -> int | None:
+        """Days of the window; None for the whole history."""
+        return self.window_days if self.rule == "window" else None
+
 
 class Embedding(_Section):
     """How each site embeds its codes."""

@@ -16,7 +16,7 @@ from protocol.messages import ReleaseManifest
 from site_agent import enrolment
 from site_agent.agent import Agent
 from site_agent.codelist import apply_result, latest_result
-from site_agent.config import Home
+from site_agent.config import Home, Kind
 from site_agent.doctor import examine
 from site_agent.doctor.page import page
 from site_agent.doctor.terminal import as_json, show
@@ -58,7 +58,7 @@ def init(
     study: Annotated[Path, typer.Option(help="study.toml, the same file at every party.")],
     system: Annotated[str, typer.Option(help="Code system of rows that name none, e.g. ICD10CM.")],
     kind: Annotated[
-        enrolment.Kind, typer.Option(help="What the data are: triplets, meds, fhir, omop, i2b2 or pcornet.")
+        Kind, typer.Option(help="What the data are: triplets, meds, fhir, omop, i2b2 or pcornet.")
     ] = "triplets",
     events: Annotated[
         Path | None,

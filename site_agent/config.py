@@ -34,6 +34,7 @@ class Columns(_Section):
     )
 
 
+Kind = Literal["triplets", "omop", "meds", "fhir", "i2b2", "pcornet"]
 Domain = Literal["condition", "drug", "measurement", "procedure", "observation"]
 
 
@@ -58,7 +59,7 @@ class RollUp(_Section):
 class Data(_Section):
     """Where the site's events are."""
 
-    kind: Literal["triplets", "omop", "meds", "fhir", "i2b2", "pcornet"] = Field(
+    kind: Kind = Field(
         "triplets",
         description="What the data are: a file of triplets, a common data model, or a FHIR bulk export.",
     )

@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from protocol.errors import StudyError, UsageError
 from protocol.files import write_atomic
@@ -14,11 +13,9 @@ from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import Enrolment, Invitation
 from protocol.signed import parse, sign_message
 from protocol.study import load_study
-from site_agent.config import Home
+from site_agent.config import Home, Kind
 from site_agent.flower.node import new_node_key
 from site_agent.sources.opening import open_source
-
-Kind: TypeAlias = Literal["triplets", "omop", "meds", "fhir", "i2b2", "pcornet"]
 
 _TEMPLATE = """\
 # One site of study {study}. See docs/reference/configuration.md.

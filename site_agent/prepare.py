@@ -17,11 +17,11 @@ from protocol.errors import UsageError
 from protocol.release import Release
 from protocol.study import StudySpec
 from site_agent.config import Home
-from site_agent.cooccurrence import PairCounts, count_pairs
+from site_agent.cooccurrence import PairCounts
 from site_agent.counting import CountRuns, count_staged
 from site_agent.gate import KeptCounts, allowed_dim, check_enough, make_release, suppress
 from site_agent.resources import Resources, resources
-from site_agent.sources import Description, Events, Progress, silent
+from site_agent.sources import Description, Progress, silent
 from site_agent.sources.anchors import read_anchors
 from site_agent.sources.opening import open_source
 from site_agent.sources.rollup import rollup_of
@@ -159,19 +159,6 @@ def _rollup_file(home: Home) -> Path | None:
 def _check_systems(codes: tuple[str, ...], study: StudySpec) -> None:
     for prefix in sorted({c.partition(":")[0] for c in codes}):
         study.system(prefix)
-
-
-def count(events: Events, study: StudySpec) -> PairCounts:
-    """Pair counts by the study's rule of events in memory."""
-    window = study.counting.window_days if study.counting.rule == "window" else None
-    return count_pairs(
-        events.patient,
-        events.day,
-        events.code,
-        len(events.codes),
-        window_days=window,
-        max_events_per_patient=study.counting.max_events_per_patient,
-    )
 
 
 @contextmanager

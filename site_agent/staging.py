@@ -21,14 +21,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from protocol.errors import DataError
 from protocol.files import write_atomic
+from site_agent.blocks import Int32s, Int64s, by_patient, numbered, partition_of, scatter
 from site_agent.config import Data
 from site_agent.sources import Description, EventSource, Progress, Reading, silent
 from site_agent.sources.clean import Cleaner, CodedRows
@@ -40,9 +40,6 @@ _ROW = np.dtype([("patient", "<i8"), ("day", "<i4"), ("code", "<i4")])
 _RESERVE = 64 << 20  # bytes that are left free on the disk
 _ROW_COPIES = 3  # of the rows at hand while they are brought in order for writing
 _LARGEST_FLUSH = 1 << 22  # rows; more would not make the writes any faster
-
-Int32s: TypeAlias = npt.NDArray[np.int32]
-Int64s: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +85,25 @@ class Staged:
         Raises:
             DataError: the file is gone or was changed.
         """
+        rows = self._read(i)
+        patient = np.ascontiguousarray(rows["patient"])
+        number, distinct = numbered(patient)
+        by_id = np.argsort(distinct)
+        rank = np.empty(len(distinct), dtype=np.int32)
+        rank[by_id] = np.arange(len(distinct), dtype=np.int32)
+        bounds, day, code = by_patient(rank[number], len(distinct), rows["day"], self.position[rows["code"]])
+        return np.repeat(distinct[by_id], np.diff(bounds)), day, code
+
+    def arrived(self, i: int) -> tuple[Int64s, Int32s]:
+        """Patients and days of a partition's rows in the order in which they came.
+
+        Raises:
+            DataError: the file is gone or was changed.
+        """
+        rows = self._read(i)
+        return np.ascontiguousarray(rows["patient"]), np.ascontiguousarray(rows["day"])
+
+    def _read(self, i: int) -> npt.NDArray[Any]:
         path = _rows_file(self.folder, i)
         try:
             rows = np.fromfile(path, dtype=_ROW) if self.rows[i] else np.empty(0, dtype=_ROW)
@@ -97,13 +113,7 @@ class Staged:
             raise DataError(
                 f"The staged events {path} hold {len(rows):,} rows, {self.rows[i]:,} were written", do=_ANEW
             )
-        patient = np.ascontiguousarray(rows["patient"])
-        number, distinct = _numbered(patient)
-        by_id = np.argsort(distinct)
-        rank = np.empty(len(distinct), dtype=np.int32)
-        rank[by_id] = np.arange(len(distinct), dtype=np.int32)
-        bounds, day, code = _in_order(rank[number], len(distinct), rows["day"], self.position[rows["code"]])
-        return np.repeat(distinct[by_id], np.diff(bounds)), day, code
+        return rows
 
     def remove(self) -> None:
         """Remove the files, and the folder if nothing else is in it."""
@@ -205,7 +215,7 @@ def _read(
 
 def _write(waiting: list[CodedRows], folder: Path) -> Int64s:
     """Append rows to the files of their partitions; (PARTITIONS,) rows for each."""
-    which = [_partition_of(part.patient, PARTITIONS) for part in waiting]
+    which = [partition_of(part.patient, PARTITIONS) for part in waiting]
     counts = sum(
         (np.bincount(w, minlength=PARTITIONS) for w in which), start=np.zeros(PARTITIONS, dtype=np.int64)
     )
@@ -213,7 +223,7 @@ def _write(waiting: list[CodedRows], folder: Path) -> Int64s:
     place = ends - counts
     out = np.empty(ends[-1], dtype=_ROW)
     for part, w in zip(waiting, which, strict=True):
-        _scatter(part.patient, part.day, part.code, w, place, out["patient"], out["day"], out["code"])
+        scatter(part.patient, part.day, part.code, w, place, out["patient"], out["day"], out["code"])
     with _disk_errors(folder):
         free = shutil.disk_usage(folder).free
         if free < out.nbytes + _RESERVE:
@@ -306,99 +316,3 @@ def _clear(folder: Path) -> None:
         path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
         folder.rmdir()
-
-
-@njit(cache=True, nogil=True)
-def _mixed(x: np.uint64) -> np.uint64:
-    """The finaliser of SplitMix64: every bit of the result depends on every bit of x (Steele et al. 2014)."""
-    x = (x + np.uint64(0x9E3779B97F4A7C15)) & np.uint64(0xFFFFFFFFFFFFFFFF)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-@njit(cache=True, nogil=True)
-def _partition_of(patient: Int64s, partitions: int) -> Int32s:
-    """(m,) the partition of each row's patient."""
-    which = np.empty(patient.size, np.int32)
-    for i in range(patient.size):
-        high = _mixed(np.uint64(patient[i])) >> np.uint64(32)
-        which[i] = np.int32((high * np.uint64(partitions)) >> np.uint64(32))
-    return which
-
-
-@njit(cache=True, nogil=True)
-def _scatter(
-    patient: Int64s,
-    day: Int32s,
-    code: Int32s,
-    which: Int32s,
-    place: Int64s,
-    out_patient: Int64s,
-    out_day: Int32s,
-    out_code: Int32s,
-) -> None:
-    """Copy rows to their partition's next places, and move those on."""
-    for i in range(patient.size):
-        at = place[which[i]]
-        place[which[i]] += 1
-        out_patient[at] = patient[i]
-        out_day[at] = day[i]
-        out_code[at] = code[i]
-
-
-@njit(cache=True, nogil=True)
-def _numbered(patient: Int64s) -> tuple[Int32s, Int64s]:
-    """(m,) a number for each row's patient in order of first sight, and (u,) the patients in that order.
-
-    A hash table with open addressing that doubles before it is half full.
-    """
-    size = 1 << 12
-    table = np.full(size, -1, np.int32)
-    distinct = np.empty(size >> 1, np.int64)
-    number = np.empty(patient.size, np.int32)
-    n = 0
-    for i in range(patient.size):
-        if i and patient[i] == patient[i - 1]:
-            number[i] = number[i - 1]
-            continue
-        at = _mixed(np.uint64(patient[i])) & np.uint64(size - 1)
-        while table[at] >= 0 and distinct[table[at]] != patient[i]:
-            at = (at + np.uint64(1)) & np.uint64(size - 1)
-        if table[at] < 0:
-            table[at] = n
-            distinct[n] = patient[i]
-            n += 1
-        number[i] = table[at]
-        if n == distinct.size:
-            size *= 2
-            table = np.full(size, -1, np.int32)
-            distinct = np.concatenate((distinct, np.empty(n, np.int64)))
-            for j in range(n):
-                at = _mixed(np.uint64(distinct[j])) & np.uint64(size - 1)
-                while table[at] >= 0:
-                    at = (at + np.uint64(1)) & np.uint64(size - 1)
-                table[at] = j
-    return number, distinct[:n].copy()
-
-
-@njit(cache=True, nogil=True)
-def _in_order(patient: Int32s, n_patients: int, day: Int32s, code: Int32s) -> tuple[Int64s, Int32s, Int32s]:
-    """Rows sorted by patient, day and code: (n_patients + 1,) where each patient begins, days and codes."""
-    bounds = np.zeros(n_patients + 1, np.int64)
-    for i in range(patient.size):
-        bounds[patient[i] + 1] += 1
-    for p in range(n_patients):
-        bounds[p + 1] += bounds[p]
-    place = bounds[:-1].copy()
-    keys = np.empty(patient.size, np.int64)
-    for i in range(patient.size):
-        keys[place[patient[i]]] = (np.int64(day[i]) << np.int64(32)) | np.int64(code[i])
-        place[patient[i]] += 1
-    days, codes = np.empty(patient.size, np.int32), np.empty(patient.size, np.int32)
-    for p in range(n_patients):
-        keys[bounds[p] : bounds[p + 1]].sort()
-    for i in range(patient.size):
-        days[i] = keys[i] >> np.int64(32)
-        codes[i] = keys[i] & np.int64(0xFFFFFFFF)
-    return bounds, days, codes

@@ -8,8 +8,8 @@ from protocol.messages import Policy
 from protocol.release import VerifiedRelease
 from protocol.study import StudySpec, load_study
 from site_agent.config import Data
+from site_agent.cooccurrence import count_pairs
 from site_agent.gate import allowed_dim, make_release, suppress
-from site_agent.prepare import count
 from site_agent.sources.anchors import read_anchors
 from site_agent.sources.clean import collect
 from site_agent.sources.triplets import TripletFile
@@ -32,7 +32,15 @@ def site_release(study: StudySpec, site: str, events: Path, anchors: Path | None
     data = Data(events=str(events), system=study.standard)
     found = collect(TripletFile(events, data), data)
     rules, shift = policy(study), study.embedding.ppmi_shift
-    kept = suppress(count(found, study), rules, shift=shift)
+    counts = count_pairs(
+        found.patient,
+        found.day,
+        found.code,
+        len(found.codes),
+        window_days=study.counting.window,
+        max_events_per_patient=study.counting.max_events_per_patient,
+    )
+    kept = suppress(counts, rules, shift=shift)
     view = cooccurrence_view(
         kept, dim=allowed_dim(len(kept.rows), rules, study), shift=shift, seed=study.embedding.seed
     )

@@ -155,19 +155,29 @@ def fit_smile(
         starts = ("average", "k-means", "spherical") if n_codes <= _MANY_CODES else ("average",)
     run = _Run(problem, tol * n_codes * dim, progress)
     state = run.climb(run.best_start(points, starts, seed), iterations)
+    state = _searched(run, state, similar, n_codes, rounds, iterations)
+    return _result(problem, state, tuple(run.history), chosen, aligned.warnings)
+
+
+def _searched(
+    run: _Run, state: State, similar: Relations | None, n_codes: int, rounds: int | None, iterations: int
+) -> State:
+    """The state after merging and splitting clusters, and after the climb from there."""
+    n_clusters = run.problem.n_clusters
     if rounds is None:
         cells = n_codes * n_clusters
         rounds = 10 if cells <= _SMALL else 2 if cells <= _LARGE else 0
-    if rounds and n_clusters > 2:
-        graphs = None
-        if similar is not None:
-            positive, negative = similar.matrices(n_codes)
-            graphs = (positive, sp.csr_array(positive + negative))
-        for better in search.improve(problem, state, graphs, rounds=rounds, tries=max(30, n_clusters // 20)):
-            state = better
-            run.note(state)
-        state = run.climb(state, iterations)
-    return _result(problem, state, tuple(run.history), chosen, aligned.warnings)
+    if not rounds or n_clusters <= 2:
+        return state
+    graphs = None
+    if similar is not None:
+        positive, negative = similar.matrices(n_codes)
+        graphs = (positive, sp.csr_array(positive + negative))
+    tries = max(30, n_clusters // 20)
+    for better in search.improve(run.problem, state, graphs, rounds=rounds, tries=tries):
+        state = better
+        run.note(state)
+    return run.climb(state, iterations)
 
 
 class _Run:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from site_agent.cooccurrence.counts import PairCounts, add_counts, matrices
-from site_agent.cooccurrence.kernel import PAGE, bucket_sizes, in_order, sum_buckets, write_pairs
+from site_agent.cooccurrence.summing import bucket_sizes, sum_buckets
+from site_agent.cooccurrence.writing import PAGE, in_order, write_pairs
 
 MAX_EVENTS_PER_PATIENT = 20_000
 MEMORY = 2 * 2**30

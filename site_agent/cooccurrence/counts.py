@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from site_agent.cooccurrence.kernel import sum_rows
+from site_agent.cooccurrence.summing import sum_rows
 
 _BYTES_A_CELL = 24  # while it is summed: as read from the disk, and as copied
 _MEMORY = 2**29
@@ -199,7 +199,7 @@ class _Scratch:
 def sum_same_rows(
     pointer: NDArray[np.int64], cells: _Cells, first_row: int, n_codes: int, floor: int
 ) -> tuple[NDArray[np.int64], _Cells, int, int]:
-    """`kernel.sum_rows` of cells in memory: cells of each row, the cells, and how many were left out with what pairs."""
+    """`sum_rows` of cells in memory: cells of each row, the cells, and how many were left out with what pairs."""
     filled, table = np.empty(pointer.shape[1] - 1, np.int64), np.zeros((n_codes, 2), np.int64)
     below, below_pairs = sum_rows(pointer, *cells, first_row, floor, table, filled, None)
     size = int(filled.sum())

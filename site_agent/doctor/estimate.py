@@ -70,6 +70,7 @@ def estimate(staged: Staged, profile: Profile, rule: Counting, folder: Path, mac
 
 def _load_kernels(rule: Counting) -> None:
     """Compiled code is loaded at its first call, which is no part of the counting's speed."""
-    window = rule.window_days if rule.rule == "window" else None
     few = np.zeros(2, np.int64)
-    count_pairs(few, few.astype(np.int32), np.arange(2, dtype=np.int32), 2, window_days=window, threads=1)
+    count_pairs(
+        few, few.astype(np.int32), np.arange(2, dtype=np.int32), 2, window_days=rule.window, threads=1
+    )

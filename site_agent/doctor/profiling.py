@@ -7,19 +7,18 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from protocol.arrays import IntVector
-from protocol.errors import DataError
 from protocol.messages import Policy
 from protocol.study import Counting, StudySpec
 from protocol.vocabulary import split_curie
 from site_agent.doctor.kernel import WHOLE_HISTORY, Tallies, order_of_arrival, tally
 from site_agent.sources import Progress, silent
 from site_agent.sources.columns import EPOCH
-from site_agent.staging import _ROW, Staged, _rows_file
+from site_agent.staging import Staged
 
 BUSY_DAY = 1_000
 """Distinct events of one patient on one day; more are a machine's or a test account's."""
@@ -240,7 +239,7 @@ class _Total:
         patient, day, code = self._staged.partition(i)
         if not patient.size:
             return None
-        runs, backwards = order_of_arrival(*_arrived(self._staged, i))
+        runs, backwards = order_of_arrival(*self._staged.arrived(i))
         low, high = int(day.min()), int(day.max())
         years = np.arange(low, high + 1).astype("M8[D]").astype("M8[Y]").astype(np.int64) + 1970
         found = tally(
@@ -356,15 +355,3 @@ class _Total:
 
     def _sum(self, rows: IntVector) -> int:
         return int(self._code_events[rows].sum())
-
-
-def _arrived(staged: Staged, i: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Patients and days of a partition's rows in the order in which they came."""
-    path = _rows_file(staged.folder, i)
-    try:
-        rows = np.fromfile(path, dtype=_ROW)
-    except OSError as error:
-        raise DataError(
-            f"The staged events {path} cannot be read", why=str(error), do="Run the command again"
-        ) from None
-    return np.ascontiguousarray(rows["patient"]), np.ascontiguousarray(rows["day"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 import zlib
@@ -18,6 +17,7 @@ import pyarrow as pa
 from protocol.errors import DataError
 from site_agent.config import Data, Domain
 from site_agent.sources import Reading
+from site_agent.sources.files import files_digest
 
 BATCH_ROWS = 250_000
 
@@ -122,11 +122,7 @@ class FhirFolder:
         Raises:
             DataError: there is no such folder, or no file of the domains in it.
         """
-        found = hashlib.sha256()
-        for path in [*(p for _, p in self._files()), *self._named("Medication")]:
-            size = path.stat()
-            found.update(f"{path.name}\0{size.st_size}\0{size.st_mtime_ns}\n".encode())
-        return found.hexdigest()
+        return files_digest(self.path, [*(p for _, p in self._files()), *self._named("Medication")])
 
     def batches(self, reading: Reading) -> Iterator[pa.Table]:
         """One row for each resource that tells of an event, with the code system's URI as `system`.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from protocol.errors import DataError
 from site_agent.config import Data
 from site_agent.sources import Reading
+from site_agent.sources.files import files_digest
 
 BATCH_ROWS = 1 << 20
 STATIC = "static row of MEDS (no time)"
@@ -47,11 +47,7 @@ class MedsFolder:
         Raises:
             DataError: there is no such folder, or no data in it.
         """
-        found = hashlib.sha256()
-        for path in [*self._files(), *self._code_file()]:
-            size = path.stat()
-            found.update(f"{path.relative_to(self.path)}\0{size.st_size}\0{size.st_mtime_ns}\n".encode())
-        return found.hexdigest()
+        return files_digest(self.path, [*self._files(), *self._code_file()])
 
     def batches(self, reading: Reading) -> Iterator[pa.Table]:
         """The timed rows, file by file.

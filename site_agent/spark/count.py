@@ -230,8 +230,7 @@ def _sums(
     """The sums of all patients, by span."""
     n_codes = len(scatter.codes)
     spans = span_cuts(n_codes)
-    window = rule.window_days if rule.rule == "window" else None
-    count = tasks.CountPatients(n_codes, window, rule.max_events_per_patient, spans)
+    count = tasks.CountPatients(n_codes, rule.window, rule.max_events_per_patient, spans)
     rows = coded.where(coded.kind.isin(tasks.CODE, tasks.ROWS)).mapInArrow(scatter, tasks.PIECES)
     blocks = rows.repartition(partitions, "bucket").sortWithinPartitions("bucket")
     cells = blocks.mapInArrow(count, tasks.COUNTS)

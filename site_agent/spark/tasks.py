@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import groupby
@@ -24,18 +24,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from protocol.errors import DataError, FederationError
+from site_agent.blocks import partition_of
 from site_agent.config import Data
 from site_agent.cooccurrence import count_pairs
 from site_agent.cooccurrence.counts import sum_same_rows
 from site_agent.sources import Reading
 from site_agent.sources.clean import CodedRows
-from site_agent.sources.databases.base import BATCH_ROWS
+from site_agent.sources.databases.base import joined
 from site_agent.sources.decoder import Decoder, events_of, only_events
 from site_agent.sources.tablemap import Only
 from site_agent.sources.tables import plain
 from site_agent.spark.cleaning import PartCleaner
 from site_agent.spark.layout import ARRAYS, ROW, TALLIES, pack, slices, spans_of, unpacked
-from site_agent.staging import _partition_of
 
 SCATTER_ROWS = 1_000_000
 """Rows that are dealt out to buckets at a time."""
@@ -117,7 +117,7 @@ class CodeTable:
         numbers = _Numbers(cleaner)
         error: FederationError | None = None
         try:
-            for raw in _joined(batches):
+            for raw in joined(batches):
                 read += len(raw)
                 rows = only_events(plain(raw, self.schema), self.only, reading)
                 if len(rows):
@@ -210,7 +210,7 @@ class Scatter:
 
     def _dealt(self, waiting: Sequence[Rows]) -> pa.RecordBatch:
         rows = np.concatenate(waiting)
-        bucket = _partition_of(np.ascontiguousarray(rows["patient"]), self.buckets)
+        bucket = partition_of(np.ascontiguousarray(rows["patient"]), self.buckets)
         order = np.argsort(bucket, kind="stable")
         rows, bucket = rows[order], bucket[order]
         starts = np.flatnonzero(np.diff(bucket, prepend=-1))
@@ -313,18 +313,6 @@ def _pieces(batches: Batches) -> Iterator[tuple[int, Rows]]:
     for batch in batches:
         for bucket, piece in zip(batch.column("bucket").to_pylist(), batch.column("packed"), strict=True):
             yield bucket, np.frombuffer(piece.as_buffer(), ROW)
-
-
-def _joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """Tables of about half a million rows: Spark sends ten thousand at a time."""
-    waiting: list[pa.RecordBatch] = []
-    for batch in batches:
-        waiting.append(batch)
-        if sum(map(len, waiting)) >= BATCH_ROWS:
-            yield pa.Table.from_batches(waiting)
-            waiting = []
-    if waiting:
-        yield pa.Table.from_batches(waiting)
 
 
 def _of_kind(batch: pa.RecordBatch, kind: int, name: str) -> pa.Array:

@@ -13,7 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from protocol.errors import EnvelopeError, KeyFileError, ProtocolError
-from protocol.keys import KeyCost, PrivateKeys, PublicKeys, key_file_public, passphrase_from_file
+from protocol.keyfile import KeyCost, passphrase_from_file
+from protocol.keys import PrivateKeys, PublicKeys, key_file_public
 from protocol.messages import Enrolment, Receipt
 from protocol.signed import open_signed, peek, sign_message
 from tests.synthetic import keys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,6 +44,18 @@ class Column:
         """Integer, number (whole), text, date, timestamp, zoned (timestamp with a time zone), uuid or other."""
         word = self.declared.strip().lower()
         return next((kind for kind, pattern in _KINDS if re.fullmatch(pattern, word, re.DOTALL)), "other")
+
+
+def joined(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Tables of about `BATCH_ROWS` rows from batches of fewer."""
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= BATCH_ROWS:
+            yield pa.Table.from_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.Table.from_batches(waiting)
 
 
 class Database(Protocol):

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult
 import pyarrow as pa
 
 from protocol.errors import DataError
-from site_agent.sources.databases.base import BATCH_ROWS, CONNECT_SECONDS, Column, first_line, no_extra
+from site_agent.sources.databases.base import CONNECT_SECONDS, Column, first_line, joined, no_extra
 
 MASTER_SECONDS = 30
 """Time for a master to answer once Java runs. Spark gives up after a minute, with an error that names another cause."""
@@ -75,15 +75,7 @@ class Spark:
         # toArrow() would hold the whole result. Workers pack batches as Arrow bytes; one partition at a time comes here.
         packed = self._session.sql(sql).mapInArrow(_packer(), "packed binary")
         rows = packed.toLocalIterator()
-        batches = chain.from_iterable(pa.ipc.open_stream(row[0]) for row in rows)
-        waiting: list[pa.RecordBatch] = []
-        for batch in batches:
-            waiting.append(batch)
-            if sum(map(len, waiting)) >= BATCH_ROWS:
-                yield pa.Table.from_batches(waiting)
-                waiting = []
-        if waiting:
-            yield pa.Table.from_batches(waiting)
+        yield from joined(chain.from_iterable(pa.ipc.open_stream(row[0]) for row in rows))
 
     def explain(self, error: Exception) -> DataError:
         if "pyarrow" in str(error):
