@@ -88,6 +88,8 @@ def _check_rules(manifest: ReleaseManifest, study: StudySpec) -> None:
         policy.min_code_patients < privacy.min_code_patients
         or policy.min_pair_patients < privacy.min_pair_patients
         or policy.margin_rounding < privacy.margin_rounding
+        or policy.sticky_patients < privacy.sticky_patients
+        or policy.min_changed_patients < privacy.min_changed_patients
         or policy.max_dim > study.embedding.dim
     ):
         raise ProtocolError(

@@ -8,7 +8,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from protocol.canonical import digest
 from protocol.keys import PublicKeys
-from protocol.study import Identifier
+from protocol.study import DEFAULT_MIN_CHANGED_PATIENTS, DEFAULT_STICKY_PATIENTS, Identifier
 from protocol.vocabulary import MAX_CODE_LENGTH
 
 HexDigest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
@@ -92,6 +92,8 @@ class Policy(Message):
     min_pair_patients: int = Field(ge=1)
     margin_rounding: int = Field(ge=1)
     max_dim: int = Field(ge=2)
+    sticky_patients: int = Field(DEFAULT_STICKY_PATIENTS, ge=0)
+    min_changed_patients: int = Field(DEFAULT_MIN_CHANGED_PATIENTS, ge=0)
 
 
 class ReleaseStatistics(Message):

@@ -21,6 +21,8 @@ Prefix = Annotated[str, StringConstraints(pattern=rf"^{PREFIX.pattern}$")]
 
 DEFAULT_MIN_CODE_PATIENTS = 20
 DEFAULT_MIN_PAIR_PATIENTS = 11
+DEFAULT_STICKY_PATIENTS = 11
+DEFAULT_MIN_CHANGED_PATIENTS = 1000
 
 
 class _Section(BaseModel):
@@ -77,9 +79,19 @@ class Privacy(_Section):
         DEFAULT_MIN_PAIR_PATIENTS, ge=1, description="Distinct patients that a pair needs to be counted."
     )
     margin_rounding: int = Field(5, ge=1, le=1000, description="Released patient counts are rounded to this.")
+    sticky_patients: int = Field(
+        DEFAULT_STICKY_PATIENTS,
+        ge=0,
+        description="From release to release a count stays as it was until it has moved by this many patients.",
+    )
+    min_changed_patients: int = Field(
+        DEFAULT_MIN_CHANGED_PATIENTS,
+        ge=0,
+        description="A site's next release needs this many patients whose events have changed, or none at all.",
+    )
     names: bool = Field(False, description="Whether sites may release descriptions (off: none ever leaves).")
     public_data: bool = Field(
-        False, description="Set only where patients cannot be harmed: allows floors below 20 and 11."
+        False, description="Set only where patients cannot be harmed: allows lower floors than the defaults."
     )
 
     @model_validator(mode="after")
@@ -87,10 +99,13 @@ class Privacy(_Section):
         low = (
             self.min_code_patients < DEFAULT_MIN_CODE_PATIENTS
             or self.min_pair_patients < DEFAULT_MIN_PAIR_PATIENTS
+            or self.sticky_patients < DEFAULT_STICKY_PATIENTS
+            or self.min_changed_patients < DEFAULT_MIN_CHANGED_PATIENTS
         )
         if low and not self.public_data:
             raise ValueError(
-                f"floors below {DEFAULT_MIN_CODE_PATIENTS} patients a code and {DEFAULT_MIN_PAIR_PATIENTS} a pair "
+                f"floors below {DEFAULT_MIN_CODE_PATIENTS} patients a code, {DEFAULT_MIN_PAIR_PATIENTS} a pair, "
+                f"{DEFAULT_STICKY_PATIENTS} a change of a count and {DEFAULT_MIN_CHANGED_PATIENTS:,} a new release "
                 "need public_data = true"
             )
         if self.names:

@@ -117,6 +117,12 @@ class SitePolicy(_Section):
     min_pair_patients: int = Field(0, ge=0, description="Distinct patients that a pair needs to be counted.")
     margin_rounding: int = Field(0, ge=0, description="Released patient counts are rounded to this.")
     max_dim: int = Field(0, ge=0, description="Largest embedding dimension that may leave.")
+    sticky_patients: int = Field(
+        0, ge=0, description="A count stays as it was released until it has moved by this many patients."
+    )
+    min_changed_patients: int = Field(
+        0, ge=0, description="The next release needs this many patients whose events have changed."
+    )
 
 
 class Machine(_Section):
@@ -248,4 +254,6 @@ class Home:
             min_pair_patients=max(study.privacy.min_pair_patients, own.min_pair_patients),
             margin_rounding=max(study.privacy.margin_rounding, own.margin_rounding),
             max_dim=min(study.embedding.dim, own.max_dim or study.embedding.dim),
+            sticky_patients=max(study.privacy.sticky_patients, own.sticky_patients),
+            min_changed_patients=max(study.privacy.min_changed_patients, own.min_changed_patients),
         )

@@ -166,7 +166,6 @@ def test_counts_do_not_depend_on_how_rows_are_dealt_out(
 def test_more_rows_than_a_piece_or_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "PIECE_ROWS", 64)
     monkeypatch.setattr(tasks, "SCATTER_ROWS", 500)
-    monkeypatch.setattr(tasks, "BATCH_ROWS", 300)
     rng = np.random.default_rng(3)
     patient, day, number = rng.integers(0, 9, 3000), rng.integers(0, 500, 3000), rng.integers(0, 26, 3000)
     patient[:2000] = 4
