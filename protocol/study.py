@@ -113,6 +113,26 @@ class Privacy(_Section):
         return self
 
 
+class DifferentialPrivacy(_Section):
+    """Noise on summed counts; off by default, and nothing is called differentially private while it is off."""
+
+    enabled: bool = Field(False, description="Whether sites add noise to counts before they are summed.")
+    epsilon: float = Field(
+        3.0, gt=0, le=20, description="What a site's patients may lose over all sums together."
+    )
+    delta: float = Field(1e-6, gt=0, le=1e-3, description="The delta at which epsilon is counted.")
+    release_epsilon: float = Field(1.0, gt=0, le=20, description="What one sum costs by itself.")
+    codes_per_patient: int = Field(
+        20, ge=1, le=1000, description="Codes that a patient contributes at most, drawn at random."
+    )
+
+    @model_validator(mode="after")
+    def _within(self) -> Self:
+        if self.release_epsilon > self.epsilon:
+            raise ValueError("release_epsilon is more than the whole epsilon")
+        return self
+
+
 class Fit(_Section):
     """How the coordinator fits SMILE."""
 
@@ -167,6 +187,7 @@ class StudySpec(_Section):
     counting: Counting = Counting()
     embedding: Embedding = Embedding()
     privacy: Privacy = Privacy()
+    differential_privacy: DifferentialPrivacy = DifferentialPrivacy()
     fit: Fit = Fit()
 
     @model_validator(mode="after")
