@@ -8,7 +8,7 @@ DEMO ?=
 # it is installed to run the tests, and nothing that is shipped imports it.
 LIBRARIES := mvlearn==0.5.0 qc-procrustes==1.1.3
 
-.PHONY: demo test check lint types imports clean help
+.PHONY: demo test battery benchmark check lint types imports clean help
 
 help:            ## Show this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -16,8 +16,20 @@ help:            ## Show this list
 demo: $(VENV)/.installed-demo  ## Run a whole three-site federation on this machine
 	@$(BIN)/coordinator demo --output demo --replace $(DEMO)
 
-test: $(VENV)/.installed-dev   ## Run all tests
+test: $(VENV)/.installed-dev   ## Run all tests; TESTS="tests/unit -k gate" runs some
+ifdef TESTS
 	@$(BIN)/python -m pytest $(TESTS)
+else
+# What is timed, or starts a whole federation, has the machine to itself.
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile tests/unit tests/property
+	@$(BIN)/python -m pytest tests/battery tests/e2e tests/benchmarks
+endif
+
+battery: $(VENV)/.installed-dev  ## Attacks, fuzzing and faults with full numbers; hours
+	@SMILE_BATTERY=full $(BIN)/python -m pytest -s tests/battery
+
+benchmark: $(VENV)/.installed-dev  ## Speed, memory and quality beside their rivals, full sizes; hours
+	@SMILE_BENCH=full $(BIN)/python -m pytest -s tests/benchmarks
 
 check: lint types imports      ## Lint, types and import rules
 

@@ -10,13 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from coordinator import cli_research, rounds, setup
+from coordinator import cli_knowledge, cli_research, cli_sites, rounds, setup
+from coordinator.cli_options import HERE, HomeOption, JsonOption
 from coordinator.config import Home
 from coordinator.exports import FORMATS, export_release
 from coordinator.store import Store
 from coordinator.version import VERSION
 from protocol.console import out, print_json, progress, run_app, stop_event, table
 from protocol.errors import RoundError, UsageError
+from protocol.keyfile import passphrase_from_file
+from protocol.messages import Invitation
+from protocol.signed import parse
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,14 +31,11 @@ app = typer.Typer(
 round_app = typer.Typer(no_args_is_help=True, help="Open a round, collect releases, deliver results.")
 app.add_typer(round_app, name="round")
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="SMILE_COORDINATOR_HOME", help="The coordinator's home folder.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 WaitOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for the sites at most.")]
 PollOption = Annotated[float, typer.Option(min=0.2, help="Seconds between two looks at the sites.")]
 RoundArgument = Annotated[str, typer.Argument(help="The round's name.")]
-HERE = Path()
+cli_sites.add_to(app)
+app.add_typer(cli_knowledge.app, name="knowledge")
 
 
 @app.callback(invoke_without_command=True)
@@ -54,6 +55,12 @@ def init(
         str, typer.Option(help="host:port under which the sites will reach this machine.")
     ] = "",
     listen: Annotated[str, typer.Option(help="Interface that the fleet proxy listens on.")] = "0.0.0.0",  # noqa: S104
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of mode 0600 whose first line protects the keys; SMILE_PASSPHRASE_FILE later names it."
+        ),
+    ] = None,
     example_study: Annotated[
         bool, typer.Option("--example-study", help="Print an example of a study file and stop.")
     ] = False,
@@ -67,88 +74,31 @@ def init(
             "init needs --study and --address",
             do="For a study file to start from: coordinator init --example-study > study.toml",
         )
-    home = setup.init_home(folder, study=study, address=address, listen=listen)
+    given = (lambda: passphrase_from_file(passphrase_file)) if passphrase_file else None
+    home = setup.init_home(folder, study=study, address=address, listen=listen, passphrase=given)
+    if passphrase_file:
+        out.print("Its keys open with the passphrase only: set SMILE_PASSPHRASE_FILE, or type it when asked.")
     out.print(f"Made {folder} for study {home.study.id}, digest {home.study.digest[:12]}.")
-    out.print(f"This coordinator's fingerprint is [bold]{home.keys.public().fingerprint}[/].")
+    invited = parse((folder / "invitation.json").read_bytes(), Invitation).keys
+    out.print(f"This coordinator's fingerprint is [bold]{invited.fingerprint}[/].")
     out.print(
         f"Give every site {folder / 'invitation.json'} and {folder / 'study.toml'}; tell the fingerprint by telephone."
     )
     out.print(f"Next: coordinator serve --home {folder}")
 
 
-@app.command(epilog="Example: coordinator enroll enrolment-north.json --home hub")
-def enroll(
-    files: Annotated[list[Path], typer.Argument(help="Enrolment files from the sites.")],
-    home: HomeOption = HERE,
-    fingerprint: Annotated[
-        list[str] | None, typer.Option(help="The fingerprint that the site told you; enrols without asking.")
-    ] = None,
-    json: JsonOption = False,
-) -> None:
-    """Let sites in, after comparing the fingerprint that each told you by another way."""
-    hub = Home(home)
-    store, told = Store(hub.database_url), {f.replace(" ", "").lower() for f in fingerprint or []}
-    enrolments = [setup.read_enrolment(hub, path) for path in files]
-    done = []
-    for enrolment in enrolments:
-        seen = enrolment.keys.fingerprint
-        if told and seen.replace(" ", "") not in told:
-            raise UsageError(
-                f"Site {enrolment.site} has fingerprint {seen}, which is none of those given",
-                do="Ask the site by telephone; do not enrol it if the two differ",
-            )
-        if not told and not typer.confirm(
-            f"Site {enrolment.site} has fingerprint {seen}. Did the site tell you the same?"
-        ):
-            raise UsageError(f"Site {enrolment.site} was not enrolled", do="Ask the site by telephone")
-        setup.enrol(store, enrolment)
-        done.append({"site": enrolment.site, "fingerprint": seen})
-        if not json:
-            out.print(f"Enrolled {enrolment.site}.")
-    if json:
-        print_json(done)
-
-
-@app.command(epilog="Example: coordinator sites --home hub")
-def sites(home: HomeOption = HERE, json: JsonOption = False) -> None:
-    """List the study's sites: enrolled or not, fingerprint, contact, last accepted release."""
-    hub = Home(home)
-    enrolled = {s.name: s for s in Store(hub.database_url).sites()}
-    found: list[dict[str, Any]] = []
-    for name in hub.study.sites:
-        site = enrolled.get(name)
-        found.append(
-            {
-                "site": name,
-                "enrolled": site is not None,
-                "fingerprint": site.public_keys.fingerprint if site else "",
-                "contact": site.contact if site else "",
-                "accepted_release": site.accepted_sequence if site and site.accepted_sequence else None,
-            }
-        )
-    if json:
-        print_json(found)
-    else:
-        table(
-            "Sites",
-            ["site", "enrolled", "fingerprint", "contact", "last accepted release"],
-            [
-                [f["site"], f["enrolled"], f["fingerprint"], f["contact"], f["accepted_release"] or "none"]
-                for f in found
-            ],
-        )
-
-
 @app.command(epilog="Example: coordinator serve --home hub")
 def serve(home: HomeOption = HERE) -> None:
     """Run the Flower services that sites dial (SuperLink on loopback, proxy in front) until Ctrl-C."""
     from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
+    from coordinator.withdrawal import deny_nodes  # noqa: PLC0415
 
     hub = Home(home)
     services = Services(hub.flower, hub.config.listen, hub.config.port, [hub.config.host])
     services.start()
-    out.print(f"Sites can dial {hub.config.address}; press Ctrl-C to stop")
     try:
+        deny_nodes(hub, Store(hub.database_url))
+        out.print(f"Sites can dial {hub.config.address}; press Ctrl-C to stop")
         stop_event().wait()
     finally:
         services.stop()
@@ -167,7 +117,7 @@ def round_open(
     hub = Home(home)
     store, services = Store(hub.database_url), Services.attach(hub.flower)
     nodes = {}
-    for site in store.sites():
+    for site in store.members():
         path = hub.flower / "nodes" / f"{site.name}.pub"
         path.parent.mkdir(exist_ok=True)
         path.write_text(site.node_key + "\n")
@@ -241,17 +191,26 @@ def round_status(
 
 
 @app.command(epilog="Example: coordinator fit 2026-q4 --home hub")
-def fit(name: RoundArgument, home: HomeOption = HERE, json: JsonOption = False) -> None:
-    """Fit SMILE to the accepted releases of a round."""
-    from coordinator.harmonize import fit_releases, save_fit  # noqa: PLC0415 - scikit-learn takes a second to import
+def fit(
+    name: RoundArgument,
+    home: HomeOption = HERE,
+    accept_site: Annotated[
+        list[str] | None,
+        typer.Option(help="Use this site's release and its changes in spite of the checks; needs --because."),
+    ] = None,
+    because: Annotated[str, typer.Option(help="Why; recorded in the fit and in the report.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Check the accepted releases of a round beside each other, and fit SMILE to those that pass."""
+    from coordinator import cli_checks  # noqa: PLC0415 - scikit-learn takes a second to import
+    from coordinator.fitting import fit_round  # noqa: PLC0415
 
     hub = Home(home)
     store = Store(hub.database_url)
-    with progress("fit", quiet=json) as step:
+    accepted = cli_checks.accepted_sites(accept_site, because, hub.study)
+    with rounds.exclusive(hub), progress("fit", quiet=json) as step:
         step("opening releases", 0.0)
-        releases = rounds.accepted_releases(hub, store, name)
-        result = fit_releases(releases, hub.study, step)
-        save_fit(hub.round_folder(name) / "fit.safetensors", result, releases)
+        result = fit_round(hub, store, name, accepted=accepted, progress=step)
     if store.round(name).state == "open":
         store.set_round_state(name, "fitted")
     learnt = result.calibration
@@ -268,8 +227,9 @@ def fit(name: RoundArgument, home: HomeOption = HERE, json: JsonOption = False) 
         "warnings": list(result.warnings),
     }
     if json:
-        print_json(facts)
+        print_json(facts | cli_checks.check_facts(result.screening))
         return
+    cli_checks.show_checks(result.screening)
     table(
         f"Fit of round {name}", ["fact", "value"], [[k, str(v)] for k, v in facts.items() if k != "warnings"]
     )
@@ -290,13 +250,12 @@ def publish(
 ) -> None:
     """Write, sign and number the release of a fitted round, and seal each site's copy."""
     from coordinator import publish as publishing  # noqa: PLC0415
-    from coordinator.edition import Edition  # noqa: PLC0415
     from coordinator.harmonize import load_fit  # noqa: PLC0415
     from coordinator.quality import compare, read_truth  # noqa: PLC0415
 
     hub = Home(home)
     store = Store(hub.database_url)
-    with progress("publish", quiet=json) as step:
+    with rounds.exclusive(hub), progress("publish", quiet=json) as step:
         step("opening releases", 0.0)
         releases = tuple(rounds.accepted_releases(hub, store, name))
         result = load_fit(hub.round_folder(name) / "fit.safetensors", releases, hub.study)
@@ -307,15 +266,9 @@ def publish(
                 result, releases, read_truth(truth), standard=hub.study.standard, seed=hub.study.fit.seed
             )
         step("writing the release", 0.5)
-        edition = Edition(
-            study=hub.study,
-            round=name,
-            version=publishing.next_version(store),
-            created=datetime.now(UTC).replace(microsecond=0),
-            harmonized=result,
-            releases=releases,
-            sites=publishing.site_summaries(store, hub, name, releases),
-            quality=quality,
+        created = datetime.now(UTC).replace(microsecond=0)
+        edition = publishing.make_edition(
+            hub, store, name, releases, result, created=created, quality=quality
         )
         folder = publishing.publish(hub, store, edition)
     rows, scored = ([vars(r) for r in quality.rows], quality.scored) if quality else ([], "")

@@ -9,7 +9,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from protocol.configfile import read_config
+from protocol.keyfile import Passphrase
 from protocol.keys import PrivateKeys
+from protocol.rotation import COORDINATOR, OwnKeys, passphrase_for
 from protocol.study import StudySpec, load_study
 
 
@@ -69,7 +71,17 @@ class Home:
         Raises:
             KeyFileError: missing, or open to other users.
         """
-        return PrivateKeys.load(self.folder / "keys" / "coordinator.key")
+        return PrivateKeys.load(self.identity.key, self.passphrase)
+
+    @cached_property
+    def identity(self) -> OwnKeys:
+        """The files of the coordinator's own keys."""
+        return OwnKeys(self.folder / "keys" / "coordinator.key", COORDINATOR)
+
+    @cached_property
+    def passphrase(self) -> Passphrase | None:
+        """What opens the private keys of this folder; None if they are not protected."""
+        return passphrase_for(self.identity.key)
 
     def round_key_path(self, round_id: str) -> Path:
         """Where a round's own key lies; erasing it erases what was sealed for the round."""

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from coordinator.harmonize import Harmonized
 from coordinator.report.data import Quality
-from protocol.messages import SiteSummary
+from protocol.messages import SiteSummary, Tombstone
 from protocol.release import VerifiedRelease
 from protocol.study import StudySpec
 
@@ -19,6 +19,7 @@ class Edition:
     Attributes:
         sites: every site of the study, those without a release too.
         quality: scores against known truth, or None where none is known.
+        withdrawn: every site that has left the study so far.
     """
 
     study: StudySpec
@@ -28,4 +29,5 @@ class Edition:
     harmonized: Harmonized
     releases: tuple[VerifiedRelease, ...]
     sites: tuple[SiteSummary, ...]
-    quality: Quality | None
+    quality: Quality | None = None
+    withdrawn: tuple[Tombstone, ...] = ()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,9 @@ from coordinator.model.noise import whiten_sources
 from coordinator.model.prior import Membership, anchored_prior
 from coordinator.model.rivals import svd_embedding
 from coordinator.model.twostage import fit_two_stage
+from coordinator.poisoning.influence import speaking
+from coordinator.poisoning.screen import screen
+from coordinator.poisoning.verdict import Screening, screening_from
 from coordinator.union import UnionVocabulary, build_union, sources
 from protocol.arrays import decode_arrays, encode_arrays
 from protocol.errors import FitError, RoundError
@@ -39,6 +42,7 @@ class Harmonized:
     mappings: MappingSet
     calibration: Calibration
     n_clusters: int
+    screening: Screening = field(default_factory=Screening)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -58,18 +62,34 @@ def fit_dim(releases: Sequence[VerifiedRelease], study: StudySpec) -> int:
 
 
 def fit_releases(
-    releases: Sequence[VerifiedRelease], study: StudySpec, progress: Progress | None = None
+    releases: Sequence[VerifiedRelease],
+    study: StudySpec,
+    progress: Progress | None = None,
+    *,
+    earlier: Sequence[VerifiedRelease] = (),
+    accepted: Mapping[str, str] | None = None,
 ) -> Harmonized:
-    """Fit SMILE to the releases, map every code, and learn from hidden anchors how often mappings are right.
+    """Check the releases, fit SMILE to those that pass, map every code, and learn how often mappings are right.
 
     The number of clusters is the study's, or chosen for each category of code
     systems (`choose.choose_clusters`).
 
+    Args:
+        releases: all of the round.
+        study: says how to fit, and how many sites must remain.
+        progress: told the step and the share done.
+        earlier: each site's last release that was used as it was, for the checks.
+        accepted: site -> why its release is to be used in spite of the checks.
+
     Raises:
-        FitError: sites without a link, or no standard code at all.
+        FitError: too few releases pass the checks, sites without a link, or no standard code at all.
     """
     tell = progress or (lambda _step, _share: None)
-    union = build_union(releases, standard=study.standard)
+    tell("checking each release beside the others", 0.0)
+    screening = screen(releases, standard=study.standard, earlier=earlier, accepted=accepted)
+    _check_enough(screening, len(releases), study)
+    releases = screening.admitted(releases, earlier)
+    union = _union(releases, study, screening)
     if not union.standard:
         raise FitError(
             f"No release holds or names a code of the standard system {study.standard}",
@@ -84,12 +104,37 @@ def fit_releases(
         nonlocal folds
         tell(f"hiding anchors, fold {folds + 1} of {FOLDS}", 0.5 + 0.5 * folds / FOLDS)
         folds += 1
-        other = build_union(fewer, standard=study.standard)
+        other = _union(fewer, study, screening)
         return make_mappings(other, _fit(fewer, other, study, dim))
 
     calibration = _calibrated(releases, again, study)
     probable = with_probability(mappings, calibration.probability)
-    return Harmonized(union, fit, probable, calibration, len(fit.centers))
+    return Harmonized(union, fit, probable, calibration, len(fit.centers), screening)
+
+
+def _union(releases: Sequence[VerifiedRelease], study: StudySpec, screening: Screening) -> UnionVocabulary:
+    return build_union(releases, standard=study.standard, reviewed=screening.reviewed)
+
+
+def _check_enough(screening: Screening, n_releases: int, study: StudySpec) -> None:
+    """Return only if the study's minimum of sites is left after the checks.
+
+    Without a rejected site nothing is refused here: how many releases a round needs is the round's business.
+    """
+    out = [v for v in screening.sites if v.left_out]
+    for verdict in out:
+        if verdict.pillar:
+            raise FitError(
+                f"Site {verdict.site} alone holds most standard codes, and its release did not pass the checks",
+                why=" ".join(verdict.reasons),
+                do="The last version stands; ask the site what changed, or use its release with --accept-site and your reason",
+            )
+    if out and n_releases - len(out) < study.minimum_sites:
+        raise FitError(
+            f"{len(out)} of {n_releases} releases did not pass the checks, and the study needs {study.minimum_sites} sites",
+            why="; ".join(f"{v.site}: {' '.join(v.reasons)}" for v in out),
+            do="Ask these sites what changed; --accept-site uses a release in spite of the checks, with your reason",
+        )
 
 
 def row_categories(union: UnionVocabulary, study: StudySpec) -> Index:
@@ -136,6 +181,7 @@ def _fit(
             dim=dim,
             categories=categories,
             candidates=cluster_candidates(union, categories),
+            speaks=speaking(union, data),
             seed=seed,
             progress=tell,
         )
@@ -189,6 +235,7 @@ def save_fit(path: Path, harmonized: Harmonized, releases: Sequence[VerifiedRele
         "n_clusters": harmonized.n_clusters,
         "calibration": asdict(harmonized.calibration),
         "shape": list(fit.responsibilities.shape),
+        "screening": harmonized.screening.facts(),
     }
     arrays = {
         "embedding": fit.embedding,
@@ -233,6 +280,17 @@ def load_fit(path: Path, releases: Sequence[VerifiedRelease], study: StudySpec) 
         responsibilities=responsibilities,
         warnings=tuple(facts["warnings"]),
     )
-    union, calibration = build_union(releases, standard=study.standard), Calibration(**facts["calibration"])
+    screening = screening_from(facts["screening"])
+    union, calibration = (
+        _union(screening.admitted(releases), study, screening),
+        Calibration(**facts["calibration"]),
+    )
     mappings = with_probability(make_mappings(union, fit), calibration.probability)
-    return Harmonized(union, fit, mappings, calibration, facts["n_clusters"])
+    return Harmonized(union, fit, mappings, calibration, facts["n_clusters"], screening)
+
+
+def load_screening(path: Path) -> Screening | None:
+    """What the checks said of a round's releases when it was fitted; None if it was not."""
+    if not path.exists():
+        return None
+    return screening_from(json.loads(decode_arrays(path.read_bytes())[1]["facts"])["screening"])

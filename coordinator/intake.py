@@ -8,6 +8,7 @@ before this function returns.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass
 
 from protocol.envelope import EnvelopeHeader
@@ -97,6 +98,7 @@ def _check_rules(manifest: ReleaseManifest, study: StudySpec) -> None:
         )
     if manifest.statistics.codes_released != len(manifest.codes):
         raise ProtocolError(f"The release of site {manifest.site} miscounts its codes")
+    _check_names(manifest, study)
     for code in manifest.codes:
         prefix = _prefix_of(code, manifest.site)
         if study.system(prefix).local_to not in {None, manifest.site}:
@@ -106,6 +108,19 @@ def _check_rules(manifest: ReleaseManifest, study: StudySpec) -> None:
             raise ProtocolError(
                 f"Site {manifest.site} anchors a code to {anchor.standard}, no {study.standard} code"
             )
+
+
+def _check_names(manifest: ReleaseManifest, study: StudySpec) -> None:
+    """Descriptions only where the study allows them, one a code, and nothing that a terminal or a page would obey."""
+    texts = manifest.descriptions
+    if texts and not study.privacy.names:
+        raise ProtocolError(f"Site {manifest.site} released descriptions, and the study allows none")
+    if texts and len(texts) != len(manifest.codes):
+        raise ProtocolError(f"The release of site {manifest.site} has not one description for each code")
+    if any(unicodedata.category(c).startswith("C") for text in texts for c in text):
+        raise ProtocolError(f"Site {manifest.site} released a description with control characters")
+    if sum(map(bool, texts)) != manifest.statistics.names_released:
+        raise ProtocolError(f"The release of site {manifest.site} miscounts its descriptions")
 
 
 def _prefix_of(code: str, site: str) -> str:

@@ -6,7 +6,7 @@ import io
 import shutil
 import tempfile
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,10 @@ from coordinator.config import Home
 from coordinator.edition import Edition
 from coordinator.exports.sssom import write_sssom
 from coordinator.flower.desk import RoundDesk
+from coordinator.harmonize import Harmonized
 from coordinator.index import write_index
 from coordinator.mapping import MappingSet
+from coordinator.report.data import Quality
 from coordinator.reporting import write_report
 from coordinator.store import Site, Store
 from coordinator.version import SOFTWARE, coordinator_digest
@@ -27,7 +29,7 @@ from protocol.bundle import encode_bundle
 from protocol.canonical import digest
 from protocol.envelope import EnvelopeHeader, seal
 from protocol.keys import PrivateKeys
-from protocol.messages import PublishedManifest, SiteSummary
+from protocol.messages import PublishedManifest, SiteSummary, Tombstone
 from protocol.published import list_files, sign_manifest
 from protocol.release import VerifiedRelease
 from protocol.study import StudySpec
@@ -42,6 +44,39 @@ def next_version(store: Store) -> int:
     return versions[-1].version + 1 if versions else 1
 
 
+def make_edition(
+    home: Home,
+    store: Store,
+    round_name: str,
+    releases: Sequence[VerifiedRelease],
+    harmonized: Harmonized,
+    *,
+    created: datetime,
+    quality: Quality | None = None,
+) -> Edition:
+    """The next version of the study, from the fit of a round's accepted releases."""
+    releases = harmonized.screening.kept(releases)
+    return Edition(
+        study=home.study,
+        round=round_name,
+        version=next_version(store),
+        created=created,
+        harmonized=harmonized,
+        releases=tuple(releases),
+        sites=harmonized.screening.explained(site_summaries(store, home, round_name, releases)),
+        quality=quality,
+        withdrawn=tombstones(store),
+    )
+
+
+def tombstones(store: Store) -> tuple[Tombstone, ...]:
+    """What every version since says of the sites that have left the study."""
+    return tuple(
+        Tombstone(site=w.site, at=w.at.replace(tzinfo=UTC), reason=w.reason, versions=w.versions)
+        for w in store.withdrawals()
+    )
+
+
 def publish(home: Home, store: Store, edition: Edition) -> Path:
     """Write, sign and store a version, and lay a sealed bundle for each site on the round's desk.
 
@@ -52,7 +87,7 @@ def publish(home: Home, store: Store, edition: Edition) -> Path:
     """
     target = home.release_folder(edition.version)
     # A folder that the store does not know is left from a publication that did not end.
-    for leftover in (target, _site_copies(target)):
+    for leftover in (target, site_copies(target)):
         shutil.rmtree(leftover, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
@@ -63,16 +98,17 @@ def publish(home: Home, store: Store, edition: Edition) -> Path:
         manifests = {a: _write(work / a, edition, a, home.keys) for a in audiences}
         (work / CONSORTIUM).rename(target)
         if len(audiences) > 1:
-            work.rename(_site_copies(target))
+            work.rename(site_copies(target))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     enrolled = {s.name: s for s in store.sites()}
     for release in edition.releases:
         site = release.manifest.site
         audience = site if site in manifests else CONSORTIUM
-        folder = _site_copies(target) / site if site in manifests else target
+        folder = site_copies(target) / site if site in manifests else target
         _seal_bundle(home, enrolled[site], folder, manifests[audience])
-    store.record_published(edition.version, edition.round, manifests[CONSORTIUM].digest)
+    given = [r.manifest.site for r in edition.releases]
+    store.record_published(edition.version, edition.round, manifests[CONSORTIUM].digest, given)
     return target
 
 
@@ -113,6 +149,7 @@ def _write(folder: Path, edition: Edition, audience: str, keys: PrivateKeys) -> 
         codes=len(codes),
         clusters=len({row.cluster for row in mappings.rows}),
         sites=edition.sites,
+        withdrawn=edition.withdrawn,
         files=list_files(folder),
     )
     sign_manifest(folder, manifest, keys)
@@ -168,7 +205,7 @@ def _seal_bundle(home: Home, site: Site, folder: Path, manifest: PublishedManife
     seal(io.BytesIO(encode_bundle(folder)), target, header, to=to, keys=home.keys)
 
 
-def _site_copies(target: Path) -> Path:
+def site_copies(target: Path) -> Path:
     """Where the sites' own copies of a version lie, when local codes are for their own site only."""
     return target.with_name(f"{target.name}-sites")
 
@@ -179,6 +216,7 @@ def site_summaries(
     """Every site of the study: what it gave, or why nothing of it is in the release."""
     given = {r.manifest.site: r.manifest for r in releases}
     verdicts = {s.site: s for s in store.submissions(round_name)}
+    left = {s.name: s.withdrawn for s in store.sites() if s.withdrawn is not None}
     found = []
     for site in home.study.sites:
         if site in given:
@@ -192,6 +230,9 @@ def site_summaries(
                     statistics=m.statistics,
                 )
             )
+        elif site in left:
+            detail = f"Withdrawn from the study on {left[site]:%Y-%m-%d}"
+            found.append(SiteSummary(site=site, state="withdrawn", detail=detail))
         elif site in verdicts:
             found.append(SiteSummary(site=site, state="refused", detail=verdicts[site].detail))
         else:

@@ -67,6 +67,7 @@ def compare(
     Standard errors are over codes, from random halves.
     """
     union, fit = harmonized.union, harmonized.fit
+    releases = harmonized.screening.admitted(releases)
     task = _task(harmonized, truth, standard)
     data = sources(releases, union)
     dim = min(source.matrix.shape[1] for source in data)

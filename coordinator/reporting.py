@@ -11,6 +11,8 @@ from sklearn.manifold import TSNE
 
 from coordinator.edition import Edition
 from coordinator.mapping import Mapping
+from coordinator.poisoning.verdict import Screening
+from coordinator.report.checks import MOST_CODES, CheckedCode, Checks, SiteCheck
 from coordinator.report.data import CodeTable, FitFacts, Floors, ReportData, SiteFacts, SiteRelease
 from coordinator.report.page import render
 from protocol.canonical import fingerprint
@@ -73,7 +75,36 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
         codes=codes,
         quality=edition.quality,
         map_method=method,
+        checks=_checks(harmonized.screening, {r.code for r in rows}),
     )
+
+
+def _checks(screening: Screening, visible: set[str]) -> Checks | None:
+    """The verdicts; codes that the reader may not see are counted only."""
+    if not screening.sites:
+        return None
+    sites = tuple(
+        SiteCheck(
+            name=v.site,
+            state=v.state,
+            reasons=v.reasons,
+            do=v.do,
+            agreement=v.agreement,
+            worth=v.worth,
+            judged=v.shared,
+            n_doubtful=len(v.doubtful),
+            doubtful=tuple(
+                CheckedCode(d.code, d.standard, d.agreement, d.done, v.site)
+                for d in v.doubtful
+                if d.code in visible
+            )[:MOST_CODES],
+            alone=v.alone,
+            accepted=v.accepted,
+        )
+        for v in screening.sites
+    )
+    held = tuple(CheckedCode(h.code, "", h.agreement, h.done, h.site) for h in screening.held)
+    return Checks(sites, held[:MOST_CODES], len(held))
 
 
 def _category(study: StudySpec, row: Mapping) -> str:

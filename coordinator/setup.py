@@ -13,9 +13,12 @@ from coordinator.flower.bundle import bundle_digest, write_bundle
 from coordinator.store import Site, Store
 from protocol.errors import StudyError, UsageError
 from protocol.files import write_atomic
+from protocol.keyfile import Passphrase
+from protocol.keylist import VerifiedKeys, verify_key_list
 from protocol.keys import PrivateKeys
 from protocol.messages import Enrolment, Invitation
-from protocol.signed import open_signed, peek
+from protocol.rotation import KeyReceipt, party_of, read_key_list
+from protocol.signed import open_signed, peek, sign_message
 from protocol.study import load_study
 
 EXAMPLE_STUDY = """\
@@ -52,12 +55,22 @@ min_pair_patients = 11
 """
 
 
-def init_home(folder: Path, *, study: Path, address: str, listen: str) -> Home:
+def init_home(
+    folder: Path, *, study: Path, address: str, listen: str, passphrase: Passphrase | None = None
+) -> Home:
     """Make the folder whole or not at all: keys, certificates, bundle, invitation, empty store.
+
+    Args:
+        folder: new, or empty.
+        study: the study file; copied.
+        address: host:port under which sites reach this machine.
+        listen: interface of the fleet proxy.
+        passphrase: protects the coordinator's key, and the key of every round.
 
     Raises:
         UsageError: the folder is not empty, or the address is not host:port.
         StudyError: the study file is wrong.
+        KeyFileError: the passphrase is too short.
     """
     spec = load_study(study)
     host, colon, port = address.rpartition(":")
@@ -74,7 +87,7 @@ def init_home(folder: Path, *, study: Path, address: str, listen: str) -> Home:
         shutil.copyfile(study, work / "study.toml")
         write_atomic(work / "coordinator.toml", f'address = "{address}"\nlisten = "{listen}"\n')
         keys = PrivateKeys.generate()
-        keys.save(work / "keys" / "coordinator.key")
+        keys.save(work / "keys" / "coordinator.key", passphrase)
         authority = make_ca_and_server(home.tls, [host])
         write_bundle(home.bundle)
         invitation = Invitation(
@@ -121,24 +134,76 @@ def read_enrolment(home: Home, path: Path) -> Enrolment:
     return enrolment
 
 
-def enrol(store: Store, enrolment: Enrolment) -> None:
+def enrol(store: Store, enrolment: Enrolment, *, again: bool = False) -> None:
     """Store a site whose fingerprint a person has compared.
 
+    Args:
+        store: of the study.
+        enrolment: from `read_enrolment`.
+        again: let a site in that has withdrawn before; its keys must be new ones.
+
     Raises:
-        UsageError: a site of this name, or with these keys, is enrolled already.
+        UsageError: a site of this name, or with these keys, is or was enrolled.
         EnvelopeError: its keys are malformed.
     """
-    enrolment.keys.sealing_key()
+    keys = enrolment.keys
+    keys.sealing_key()
     for site in store.sites():
-        if site.public_keys.signing == enrolment.keys.signing or site.node_key == enrolment.node_key:
+        if site.name == enrolment.site and site.withdrawn is not None and not again:
             raise UsageError(
-                f"Site {site.name!r} is enrolled with these keys already", do="Nothing was changed"
+                f"Site {site.name} withdrew on {site.withdrawn:%Y-%m-%d}",
+                do="If it joins anew, with a new home folder and new keys: coordinator enroll --again",
+            )
+        halves = {
+            h for k in store.site_keys(site.name) for h in (k.public_keys.signing, k.public_keys.sealing)
+        }
+        nodes = {site.node_key, *(w.node_key for w in store.withdrawals() if w.site == site.name)}
+        if {keys.signing, keys.sealing} & halves or enrolment.node_key in nodes:
+            raise UsageError(
+                f"Site {site.name!r} is or was enrolled with these keys already", do="Nothing was changed"
             )
     store.add_site(
         Site(
             name=enrolment.site,
-            keys=enrolment.keys.model_dump_json(),
+            keys=keys.model_dump_json(),
             node_key=enrolment.node_key,
             contact=enrolment.contact,
         )
     )
+
+
+def read_new_keys(store: Store, path: Path) -> tuple[Site, VerifiedKeys]:
+    """A site's key list, followed from the version that was known: forward only.
+
+    Raises:
+        UsageError: there is no such file, or its site is not enrolled, or has withdrawn.
+        ProtocolError: it breaks a rule.
+        EnvelopeError: it is stale, forks from the known one, or closes the list.
+    """
+    keys = read_key_list(path)
+    site = store.site(party_of(keys))
+    if site.withdrawn is not None:
+        raise UsageError(
+            f"Site {site.name} withdrew on {site.withdrawn:%Y-%m-%d}", do="Its keys stay refused"
+        )
+    found = verify_key_list(keys, site.known)
+    found.current.sealing_key()
+    for other in store.sites():
+        if other.name == site.name:
+            continue
+        for key in store.site_keys(other.name):
+            if {key.public_keys.signing, key.public_keys.sealing} & {
+                found.current.signing,
+                found.current.sealing,
+            }:
+                raise UsageError(f"The new keys of site {site.name} are those of site {other.name}")
+    return site, found
+
+
+def receipt_for(home: Home, found: VerifiedKeys) -> Path:
+    """`key-receipt-SITE.json`, signed: the site may erase the keys that it has replaced."""
+    known = found.known
+    receipt = KeyReceipt(party=known.party, version=known.version, head=known.head)
+    path = home.folder / f"key-receipt-{known.party}.json"
+    write_atomic(path, sign_message(receipt, home.keys), mode=0o644)
+    return path

@@ -2,96 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from sqlalchemy import ForeignKey, LargeBinary, String, UniqueConstraint, create_engine, event, select
+from sqlalchemy import create_engine, event, select
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 
+from coordinator.tables import (
+    Base,
+    Delivery,
+    Published,
+    Round,
+    Site,
+    SiteKey,
+    Submission,
+    Withdrawal,
+    utc_now,
+)
 from protocol.errors import FederationError, RoundError, UsageError
-from protocol.keys import PublicKeys
-
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
-class Base(DeclarativeBase):
-    """All tables; times are UTC without a zone."""
-
-
-class Site(Base):
-    """An enrolled site and its place in the sequence of releases."""
-
-    __tablename__ = "site"
-
-    name: Mapped[str] = mapped_column(String(32), primary_key=True)
-    keys: Mapped[str] = mapped_column(String(8192))
-    node_key: Mapped[str] = mapped_column(String(1024))
-    contact: Mapped[str] = mapped_column(String(200), default="")
-    enrolled: Mapped[datetime] = mapped_column(default=_now)
-    accepted_sequence: Mapped[int] = mapped_column(default=0)
-    accepted_digest: Mapped[str] = mapped_column(String(64), default="")
-    result_digest: Mapped[str] = mapped_column(String(64), default="")
-
-    @property
-    def public_keys(self) -> PublicKeys:
-        """The site's keys as enrolled."""
-        return PublicKeys.model_validate_json(self.keys)
-
-
-class Round(Base):
-    """A round: planned -> open -> closed -> fitted -> published -> delivered."""
-
-    __tablename__ = "round"
-
-    name: Mapped[str] = mapped_column(String(32), primary_key=True)
-    state: Mapped[str] = mapped_column(String(16), default="open")
-    call: Mapped[bytes] = mapped_column(LargeBinary)
-    opened: Mapped[datetime] = mapped_column(default=_now)
-    expires: Mapped[datetime]
-
-
-class Submission(Base):
-    """A site's release in a round: accepted, refused or quarantined."""
-
-    __tablename__ = "submission"
-    __table_args__ = (UniqueConstraint("round", "site"),)
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    round: Mapped[str] = mapped_column(ForeignKey("round.name"))
-    site: Mapped[str] = mapped_column(ForeignKey("site.name"))
-    state: Mapped[str] = mapped_column(String(16))
-    detail: Mapped[str] = mapped_column(String(2000), default="")
-    sequence: Mapped[int] = mapped_column(default=0)
-    manifest_digest: Mapped[str] = mapped_column(String(64), default="")
-    envelope_digest: Mapped[str] = mapped_column(String(64), default="")
-    ledger_head: Mapped[str] = mapped_column(String(64), default="")
-    received: Mapped[datetime] = mapped_column(default=_now)
-
-
-class Published(Base):
-    """A published version; versions are never changed."""
-
-    __tablename__ = "published"
-
-    version: Mapped[int] = mapped_column(primary_key=True)
-    round: Mapped[str] = mapped_column(ForeignKey("round.name"))
-    manifest_digest: Mapped[str] = mapped_column(String(64))
-    created: Mapped[datetime] = mapped_column(default=_now)
-
-
-class Delivery(Base):
-    """A site's signed receipt for a version."""
-
-    __tablename__ = "delivery"
-
-    version: Mapped[int] = mapped_column(ForeignKey("published.version"), primary_key=True)
-    site: Mapped[str] = mapped_column(ForeignKey("site.name"), primary_key=True)
-    receipt: Mapped[str] = mapped_column(String(20_000))
-    received: Mapped[datetime] = mapped_column(default=_now)
+from protocol.keylist import VerifiedKeys
 
 
 class Store:
@@ -122,23 +53,95 @@ class Store:
             yield session
 
     def sites(self) -> list[Site]:
-        """The enrolled sites by name."""
+        """The sites that were ever enrolled, by name; withdrawn ones too."""
         with self.begin() as session:
             return list(session.scalars(select(Site).order_by(Site.name)))
 
+    def members(self) -> list[Site]:
+        """The enrolled sites by name, without those that have withdrawn."""
+        return [site for site in self.sites() if site.withdrawn is None]
+
+    def site(self, name: str) -> Site:
+        """One site.
+
+        Raises:
+            UsageError: none of this name was ever enrolled.
+        """
+        with self.begin() as session:
+            found = session.get(Site, name)
+        if found is None:
+            raise UsageError(f"Site {name!r} is not enrolled", do="List the sites with coordinator sites")
+        return found
+
+    def site_keys(self, name: str) -> list[SiteKey]:
+        """Every key that a site has had, the first one first."""
+        with self.begin() as session:
+            query = select(SiteKey).where(SiteKey.site == name).order_by(SiteKey.since)
+            return list(session.scalars(query))
+
     def add_site(self, site: Site) -> None:
-        """Enrol a site.
+        """Enrol a site, or one again that has withdrawn: its sequence begins anew.
 
         Raises:
             UsageError: a site of this name is enrolled.
         """
         try:
             with self.begin() as session:
-                session.add(site)
+                before = session.get(Site, site.name)
+                if before is not None and before.withdrawn is not None:
+                    site.accepted_sequence, site.withdrawn, site.known_keys = 0, None, ""
+                    site.accepted_digest = site.result_digest = ""
+                    site.enrolled = utc_now()
+                    session.merge(site)
+                else:
+                    session.add(site)
+                session.flush()
+                session.add(SiteKey(digest=site.public_keys.digest, site=site.name, keys=site.keys))
         except IntegrityError:
             raise UsageError(
                 f"Site {site.name!r} is already enrolled", do="Nothing was changed; compare its fingerprint"
             ) from None
+
+    def follow_keys(self, name: str, verified: VerifiedKeys, *, now: datetime) -> list[Submission]:
+        """Take in a site's key list: its present keys, and which ones it has revoked.
+
+        What a key signed that came after the key was lost may be someone else's: such releases are
+        refused from now on, and a fit that was made with them no longer holds.
+
+        Args:
+            name: the site.
+            verified: from `verify_key_list` against what was known of the site.
+            now: UTC, with its zone.
+
+        Returns:
+            the accepted releases that are refused now.
+        """
+        moment = now.astimezone(UTC).replace(tzinfo=None)
+        with self.begin() as session:
+            site = session.get_one(Site, name)
+            for keys in verified.listed:
+                row = session.get(SiteKey, keys.digest)
+                if row is None:
+                    row = SiteKey(digest=keys.digest, site=name, keys=keys.model_dump_json(), since=moment)
+                    session.add(row)
+                if keys.digest != verified.listed[-1].digest:
+                    row.until = row.until or moment
+                if keys.digest in verified.revoked:
+                    row.revoked = verified.revoked[keys.digest].astimezone(UTC).replace(tzinfo=None)
+            site.keys = verified.listed[-1].model_dump_json()
+            site.known_keys = verified.known.model_dump_json()
+            session.flush()
+            query = (
+                select(Submission)
+                .join(SiteKey, SiteKey.digest == Submission.signer)
+                .where(Submission.site == name, Submission.state == "accepted")
+                .where(Submission.received >= SiteKey.revoked)
+            )
+            doubtful = list(session.scalars(query))
+            for submission in doubtful:
+                submission.state = "refused"
+                submission.detail = "It came after the site's key was lost: it may be someone else's."
+            return doubtful
 
     def round(self, name: str) -> Round:
         """A round.
@@ -168,9 +171,22 @@ class Store:
             query = select(Submission).where(Submission.round == round_name).order_by(Submission.site)
             return list(session.scalars(query))
 
-    def record_submission(self, submission: Submission) -> None:
-        """Store a submission; an accepted one moves its site's sequence on in the same transaction."""
+    def ledger_heads(self) -> dict[str, str]:
+        """Site -> head of its ledger in the release that was accepted last; sites without one are left out."""
         with self.begin() as session:
+            query = select(Submission).where(Submission.state == "accepted").order_by(Submission.id)
+            return {s.site: s.ledger_head for s in session.scalars(query) if s.ledger_head}
+
+    def record_submission(self, submission: Submission) -> None:
+        """Store a submission; an accepted one moves its site's sequence on in the same transaction.
+
+        Raises:
+            RoundError: the site has withdrawn meanwhile.
+        """
+        with self.begin() as session:
+            site = session.get(Site, submission.site)
+            if site is not None and site.withdrawn is not None:
+                raise RoundError(f"Site {submission.site} has withdrawn", do="Its release was not taken in")
             query = select(Submission).where(
                 Submission.round == submission.round, Submission.site == submission.site
             )
@@ -180,6 +196,7 @@ class Store:
                 session.flush()
             session.add(submission)
             if submission.state == "accepted":
+                session.flush()
                 site = session.get_one(Site, submission.site)
                 site.accepted_sequence = submission.sequence
                 site.accepted_digest = submission.manifest_digest
@@ -189,10 +206,31 @@ class Store:
         with self.begin() as session:
             return list(session.scalars(select(Published).order_by(Published.version)))
 
-    def record_published(self, version: int, round_name: str, manifest_digest: str) -> None:
-        """Store a new version and move its round on in one transaction."""
+    def record_published(
+        self, version: int, round_name: str, manifest_digest: str, sites: Sequence[str]
+    ) -> None:
+        """Store a new version and move its round on in one transaction.
+
+        Args:
+            version: its number.
+            round_name: the round that was fitted.
+            manifest_digest: of its manifest for all.
+            sites: whose releases it was fitted with.
+
+        Raises:
+            RoundError: one of them has withdrawn meanwhile.
+        """
         with self.begin() as session:
-            session.add(Published(version=version, round=round_name, manifest_digest=manifest_digest))
+            for name in sites:
+                site = session.get(Site, name)
+                if site is not None and site.withdrawn is not None:
+                    raise RoundError(
+                        f"Site {name} has withdrawn since the round was fitted",
+                        do="Run coordinator fit again",
+                    )
+            row = Published(version=version, round=round_name, manifest_digest=manifest_digest)
+            row.fitted_with = " ".join(sites)
+            session.add(row)
             session.get_one(Round, round_name).state = "published"
 
     def record_delivery(self, version: int, site: str, receipt: str, result_digest: str) -> None:
@@ -206,6 +244,42 @@ class Store:
         with self.begin() as session:
             return list(session.scalars(select(Delivery).where(Delivery.version == version)))
 
+    def begin_withdrawal(self, withdrawal: Withdrawal) -> None:
+        """Shut a site out: from this transaction on none of its keys is good for anything."""
+        with self.begin() as session:
+            site = session.get_one(Site, withdrawal.site)
+            site.withdrawn, site.contact = withdrawal.at, ""
+            for key in session.scalars(select(SiteKey).where(SiteKey.site == site.name)):
+                key.until = key.until or withdrawal.at
+                key.revoked = key.revoked or withdrawal.at
+            for submission in session.scalars(select(Submission).where(Submission.site == site.name)):
+                # Digests stay: they say nothing of the data, and prove later what was erased.
+                submission.state, submission.detail = "withdrawn", ""
+            versions = select(Published).where(Published.version.in_(withdrawal.versions))
+            for version in session.scalars(versions):
+                version.withdrawn = version.withdrawn or withdrawal.at
+            session.add(withdrawal)
+
+    def save_withdrawal(self, withdrawal: Withdrawal) -> None:
+        """Store how far a withdrawal is."""
+        with self.begin() as session:
+            session.merge(withdrawal)
+
+    def withdrawals(self) -> list[Withdrawal]:
+        """Every withdrawal, the first one first."""
+        with self.begin() as session:
+            return list(session.scalars(select(Withdrawal).order_by(Withdrawal.id)))
+
+    def mark_erased(self, version: int) -> None:
+        """Note that a version's files are gone."""
+        with self.begin() as session:
+            session.get_one(Published, version).erased = True
+
+    def set_call(self, name: str, call: bytes) -> None:
+        """Replace a round's signed call."""
+        with self.begin() as session:
+            session.get_one(Round, name).call = call
+
 
 def _careful_sqlite(connection: object, _record: object) -> None:
     """Foreign keys hold, a writer waits for another, and a committed row is on the disk."""
@@ -213,3 +287,6 @@ def _careful_sqlite(connection: object, _record: object) -> None:
     for pragma in ("foreign_keys=ON", "busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+__all__ = ["Delivery", "Published", "Round", "Site", "SiteKey", "Store", "Submission", "Withdrawal"]

@@ -8,7 +8,7 @@ links nothing aligns the embeddings of two sites, whose axes are arbitrary.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,17 +46,21 @@ class UnionVocabulary:
     warnings: tuple[str, ...]
 
 
-def build_union(releases: Sequence[VerifiedRelease], *, standard: str) -> UnionVocabulary:
+def build_union(
+    releases: Sequence[VerifiedRelease], *, standard: str, reviewed: Collection[str] = ()
+) -> UnionVocabulary:
     """Join codes by CURIE and by anchors.
 
     A code that two sites anchor to different standard codes is joined to neither: the contradiction is reported.
+    A site's word alone joins its own codes only: a code that other sites released too is joined to a standard
+    code if two sites say so, or one in `reviewed`.
 
     Raises:
         FitError: some sites share no row with the others; they are named.
     """
     codes = tuple(sorted({c for r in releases for c in r.manifest.codes}))
     index = {c: i for i, c in enumerate(codes)}
-    anchors, warnings = _agreed_anchors(releases, standard)
+    anchors, warnings = _agreed_anchors(releases, standard, reviewed)
     # A standard code that no site released still joins the codes that are anchored to it.
     targets = sorted(set(anchors.values()) - index.keys())
     node = index | {c: len(codes) + i for i, c in enumerate(targets)}
@@ -97,12 +101,18 @@ def sources(releases: Sequence[VerifiedRelease], union: UnionVocabulary) -> list
     return found
 
 
-def _agreed_anchors(releases: Sequence[VerifiedRelease], standard: str) -> tuple[dict[str, str], list[str]]:
+def _agreed_anchors(
+    releases: Sequence[VerifiedRelease], standard: str, reviewed: Collection[str]
+) -> tuple[dict[str, str], list[str]]:
     """Code -> standard code, without contradictions; standard codes themselves need no anchor."""
     said: dict[str, set[str]] = {}
+    by: dict[str, set[str]] = {}
+    holders = Counter(code for release in releases for code in release.manifest.codes)
     for release in releases:
         for anchor in release.manifest.anchors:
-            said.setdefault(release.manifest.codes[anchor.row], set()).add(anchor.standard)
+            code = release.manifest.codes[anchor.row]
+            said.setdefault(code, set()).add(anchor.standard)
+            by.setdefault(code, set()).add(release.manifest.site)
     warnings = [
         f"The sites anchor {code} to different codes ({', '.join(sorted(targets))}): none was used"
         for code, targets in sorted(said.items())
@@ -113,7 +123,13 @@ def _agreed_anchors(releases: Sequence[VerifiedRelease], standard: str) -> tuple
         for code, targets in sorted(said.items())
         if len(targets) == 1 and not code.startswith(f"{standard}:")
     }
-    return agreed, warnings
+    single = [c for c in agreed if holders[c] > 1 and len(by[c]) == 1 and not by[c] & set(reviewed)]
+    if single:
+        shown = ", ".join(single[:5]) + (" ..." if len(single) > 5 else "")
+        warnings.append(
+            f"{len(single)} codes of several sites are anchored by one of them only ({shown}): none of these anchors was used"
+        )
+    return {code: target for code, target in agreed.items() if code not in set(single)}, warnings
 
 
 def _check_linked(union: UnionVocabulary) -> None:

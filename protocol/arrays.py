@@ -78,7 +78,8 @@ def _header(data: bytes) -> dict[str, Any]:
     if length > min(MAX_HEADER_BYTES, len(data) - 8):
         raise ProtocolError(f"The array file claims a header of {length} bytes", why="it does not fit")
     try:
-        header = json.loads(data[8 : 8 + length])
+        # Decoded here: left to json, the bytes would choose the codec that Python imports.
+        header = json.loads(data[8 : 8 + length].decode())
     except (ValueError, RecursionError):
         raise ProtocolError("The array file's header is not JSON") from None
     if not isinstance(header, dict):

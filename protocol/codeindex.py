@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from protocol.arrays import FloatMatrix, FloatVector, decode_arrays
 from protocol.errors import ProtocolError, UsageError
 from protocol.keys import PublicKeys
-from protocol.published import verify_folder
+from protocol.published import read_listed, verify_folder
 
 VECTORS, LABELS, HNSW = "index/vectors.safetensors", "index/labels.json", "index/hnsw.bin"
 
@@ -45,21 +46,24 @@ class CodeIndex:
         """Verify the whole release folder, then read its index.
 
         hnswlib crashes on hostile bytes, so it sees the file only after the
-        release's signature and the file's digest hold. Where hnswlib is not
-        installed, or `exact` is asked for, search is an exact matrix product.
+        release's signature and the file's digest hold, and then as a private copy of
+        the bytes whose digest was compared: nobody can exchange the file in between.
+        It still believes what the coordinator signed; `exact` believes nothing but the
+        vectors. Where hnswlib is not installed, search is exact too: a matrix product.
 
         Raises:
             ProtocolError: the release is not what the manifest says.
             EnvelopeError: its signature does not hold.
         """
-        verify_folder(release, trust)
-        arrays, _ = decode_arrays((release / VECTORS).read_bytes())
-        codes = json.loads((release / LABELS).read_text())
-        vectors = arrays.get("vectors")
-        if vectors is None or vectors.ndim != 2 or not isinstance(codes, list) or len(codes) != len(vectors):
+        manifest = verify_folder(release, trust)
+        arrays, _ = decode_arrays(read_listed(release, manifest, VECTORS))
+        codes, vectors = _labels(read_listed(release, manifest, LABELS)), arrays.get("vectors")
+        if vectors is None or vectors.ndim != 2 or len(codes) != len(vectors):
             raise ProtocolError(f"The index in {release} does not hold one vector a code")
-        hnsw = None if exact else _load_hnsw(release / HNSW, len(codes), vectors.shape[1])
-        return cls(tuple(codes), vectors, hnsw)
+        hnsw = None
+        if not exact and _hnswlib() is not None:
+            hnsw = _load_hnsw(read_listed(release, manifest, HNSW), *vectors.shape)
+        return cls(codes, vectors, hnsw)
 
     def search(self, query: str | FloatVector, k: int = 10) -> list[Hit]:
         """The k codes with the largest cosine to a code or a vector, best first; the code itself is left out.
@@ -113,11 +117,34 @@ class CodeIndex:
         return [int(r) for r in labels[0]]
 
 
-def _load_hnsw(path: Path, n: int, dim: int) -> Any:
+def _labels(data: bytes) -> tuple[str, ...]:
+    try:
+        labels = json.loads(data.decode())
+    except (ValueError, RecursionError):
+        labels = None
+    if not isinstance(labels, list) or not all(isinstance(code, str) for code in labels):
+        raise ProtocolError("The labels of the index are not a list of codes")
+    return tuple(labels)
+
+
+def _hnswlib() -> Any:
     try:
         import hnswlib  # noqa: PLC0415 - an extra that a site may leave out
     except ImportError:
         return None
-    index = hnswlib.Index(space="cosine", dim=dim)
-    index.load_index(str(path), max_elements=n)
+    return hnswlib
+
+
+def _load_hnsw(data: bytes, n: int, dim: int) -> Any:
+    index = _hnswlib().Index(space="cosine", dim=dim)
+    # hnswlib reads a file by its name; this one lies in a folder of mode 0700 that nobody else was told of.
+    with tempfile.TemporaryDirectory() as private:
+        copy = Path(private) / "hnsw.bin"
+        copy.write_bytes(data)
+        try:
+            index.load_index(str(copy), max_elements=n)
+        except RuntimeError as error:
+            raise ProtocolError(
+                "The HNSW index of the release cannot be loaded", why=str(error)[:200]
+            ) from None
     return index

@@ -21,6 +21,7 @@ renames last; memory stays at a few chunks for any size.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import secrets
 import struct
@@ -110,7 +111,7 @@ def seal(source: BinaryIO, target: Path, header: EnvelopeHeader, *, to: PublicKe
     if len(head) > MAX_HEADER:
         raise EnvelopeError("The envelope's header is too long")
     content_key = AESGCM.generate_key(256)
-    wrapped = _wrap(content_key, header, head, to)
+    wrapped = _wrap(content_key, header.suite, head, to)
     body, whole = hashlib.sha256(), hashlib.sha256()
     with atomic_file(target) as out:
 
@@ -164,27 +165,96 @@ def open_sealed(
     """
     with _open(path) as stream:
         header, head, body = _verify(stream, signer)
-        if header.recipient_key != keys.public().digest:
-            raise EnvelopeError(
-                "The envelope is sealed to another key than ours",
-                why="the round or the keys have changed since it was sealed",
-                do="Ask the sender to seal it again for the present round",
-            )
-        if header.expires <= (now or datetime.now(UTC)):
-            raise EnvelopeError(
-                f"The envelope expired at {header.expires.isoformat(timespec='seconds')}",
-                do="Ask the sender to seal it again, and check both clocks",
-            )
-        stream.seek(len(MAGIC) + 4 + len(head))
-        again = hashlib.sha256()
-        cipher = _content_cipher(header, head, keys, _frame(stream, again, MAX_WRAPPED))
+        _check_addressee(header, keys.public(), now)
         with _plain_file(target) as out:
-            for piece in _decrypt(stream, again, cipher, hashlib.sha256(head).digest()):
-                out.write(piece)
-            # The file may have changed under us since its signature was checked.
-            if again.digest() != body:
-                raise EnvelopeError("The envelope changed while it was being opened")
+            _decrypt_to(out, stream, (header, head, body), keys)
     return header
+
+
+def read_sealed(
+    path: Path,
+    *,
+    keys: PrivateKeys,
+    signer: PublicKeys,
+    now: datetime | None = None,
+    rewrapped: bytes = b"",
+) -> tuple[EnvelopeHeader, bytes]:
+    """As `open_sealed`, but the plaintext stays in memory: no file ever holds it.
+
+    Args:
+        rewrapped: from `rewrap`, if the envelope was sealed to keys that `keys` have replaced.
+
+    Raises:
+        EnvelopeError: as `open_sealed`.
+    """
+    plain = io.BytesIO()
+    with _open(path) as stream:
+        header, head, body = _verify(stream, signer)
+        _check_addressee(header, None if rewrapped else keys.public(), now)
+        _decrypt_to(plain, stream, (header, head, body), keys, rewrapped)
+    return header, plain.getvalue()
+
+
+def rewrap(
+    path: Path, *, keys: PrivateKeys, signer: PublicKeys, to: PublicKeys, rewrapped: bytes = b""
+) -> bytes:
+    """The envelope's content key, wrapped anew to `to`: with it the envelope opens after `keys` are erased.
+
+    The envelope itself stays as its signer signed it, and nothing else that was sealed to `keys` comes along.
+
+    Args:
+        path: the envelope.
+        keys: what it is sealed to, or was rewrapped to.
+        signer: who has sealed it.
+        to: the next keys.
+        rewrapped: from an earlier call, if `keys` themselves have replaced others.
+
+    Raises:
+        EnvelopeError: altered, addressed to other keys, or signed by someone else.
+    """
+    with _open(path) as stream:
+        header, head, _ = _verify(stream, signer)
+        # An envelope that was in time when it arrived may be kept for as long as its round.
+        _check_addressee(header, None if rewrapped else keys.public(), datetime.min.replace(tzinfo=UTC))
+        stream.seek(len(MAGIC) + 4 + len(head))
+        wrapped = rewrapped or _frame(stream, hashlib.sha256(), MAX_WRAPPED)
+    suite = keys.suite if rewrapped else header.suite
+    return _wrap(_unwrap(suite, head, keys, wrapped), to.suite, head, to)
+
+
+def _check_addressee(header: EnvelopeHeader, ours: PublicKeys | None, now: datetime | None) -> None:
+    if ours is not None and header.recipient_key != ours.digest:
+        raise EnvelopeError(
+            "The envelope is sealed to another key than ours",
+            why="the round or the keys have changed since it was sealed",
+            do="Ask the sender to seal it again for the present round",
+        )
+    if header.expires <= (now or datetime.now(UTC)):
+        raise EnvelopeError(
+            f"The envelope expired at {header.expires.isoformat(timespec='seconds')}",
+            do="Ask the sender to seal it again, and check both clocks",
+        )
+
+
+def _decrypt_to(
+    out: BinaryIO,
+    stream: BufferedReader,
+    verified: tuple[EnvelopeHeader, bytes, bytes],
+    keys: PrivateKeys,
+    rewrapped: bytes = b"",
+) -> None:
+    header, head, body = verified
+    stream.seek(len(MAGIC) + 4 + len(head))
+    again = hashlib.sha256()
+    wrapped, suite = _frame(stream, again, MAX_WRAPPED), header.suite
+    if rewrapped:
+        wrapped, suite = rewrapped, keys.suite
+    cipher = AESGCM(_unwrap(suite, head, keys, wrapped))
+    for piece in _decrypt(stream, again, cipher, hashlib.sha256(head).digest()):
+        out.write(piece)
+    # The file may have changed under us since its signature was checked.
+    if again.digest() != body:
+        raise EnvelopeError("The envelope changed while it was being opened")
 
 
 def _verify(stream: BufferedReader, signer: PublicKeys) -> tuple[EnvelopeHeader, bytes, bytes]:
@@ -218,9 +288,9 @@ def _check_framing(stream: BufferedReader, state: Hash) -> None:
         raise EnvelopeError("The envelope holds no chunk")
 
 
-def _wrap(content_key: bytes, header: EnvelopeHeader, head: bytes, to: PublicKeys) -> bytes:
+def _wrap(content_key: bytes, suite: SuiteName, head: bytes, to: PublicKeys) -> bytes:
     try:
-        return hpke_suite(header.suite).encrypt(content_key, to.sealing_key(), info=pae(b"smile/key", head))
+        return hpke_suite(suite).encrypt(content_key, to.sealing_key(), info=pae(b"smile/key", head))
     except ValueError:
         # A point of low order: the shared secret would be known to everyone.
         raise EnvelopeError(
@@ -230,14 +300,14 @@ def _wrap(content_key: bytes, header: EnvelopeHeader, head: bytes, to: PublicKey
         ) from None
 
 
-def _content_cipher(header: EnvelopeHeader, head: bytes, keys: PrivateKeys, wrapped: bytes) -> AESGCM:
+def _unwrap(suite: SuiteName, head: bytes, keys: PrivateKeys, wrapped: bytes) -> bytes:
     try:
-        key = hpke_suite(header.suite).decrypt(wrapped, keys.opening_key(), info=pae(b"smile/key", head))
+        key = hpke_suite(suite).decrypt(wrapped, keys.opening_key(), info=pae(b"smile/key", head))
     except (InvalidTag, ValueError, TypeError):
         raise EnvelopeError("The envelope's content key does not open with our key") from None
     if len(key) != _KEY:
         raise EnvelopeError("The envelope's content key has a wrong length")
-    return AESGCM(key)
+    return key
 
 
 def _decrypt(stream: BufferedReader, state: Hash, cipher: AESGCM, head_digest: bytes) -> Iterator[bytes]:
@@ -373,6 +443,8 @@ __all__ = [
     "open_sealed",
     "pae",
     "read_header",
+    "read_sealed",
+    "rewrap",
     "seal",
     "software_digest",
     "verify",

@@ -86,11 +86,12 @@ class VerifiedKeys:
     Attributes:
         known: to be stored in place of what was known.
         revoked: when each revoked key was revoked, by digest.
+        listed: the keys of each version, the first one first; they may be revoked.
     """
 
     known: KnownKeys
     revoked: Mapping[str, datetime]
-    _listed: tuple[PublicKeys, ...]
+    listed: tuple[PublicKeys, ...]
 
     @property
     def current(self) -> PublicKeys:
@@ -99,7 +100,7 @@ class VerifiedKeys:
         Raises:
             EnvelopeError: they are revoked, so the party has no keys.
         """
-        return self.key(self._listed[-1].digest)
+        return self.key(self.listed[-1].digest)
 
     def key(self, key: str) -> PublicKeys:
         """A listed key by its digest, present or past, to check what was signed when it was in use.
@@ -110,7 +111,7 @@ class VerifiedKeys:
         if key in self.revoked:
             at = self.revoked[key].isoformat(timespec="seconds")
             raise EnvelopeError(f"A key of {self.known.party} was revoked as of {at}", do=_NOT_ONE)
-        for keys in self._listed:
+        for keys in self.listed:
             if keys.digest == key:
                 return keys
         raise EnvelopeError(f"This is no key of {self.known.party}", do=_NOT_ONE)

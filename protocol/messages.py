@@ -11,9 +11,13 @@ from protocol.keys import PublicKeys
 from protocol.study import DEFAULT_MIN_CHANGED_PATIENTS, DEFAULT_STICKY_PATIENTS, Identifier
 from protocol.vocabulary import MAX_CODE_LENGTH
 
+MAX_NAME_LENGTH = 300
+"""Characters of a released description."""
+
 HexDigest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Curie = Annotated[str, StringConstraints(min_length=3, max_length=MAX_CODE_LENGTH + 33)]
 Text = Annotated[str, StringConstraints(max_length=2000)]
+Name = Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)]
 
 
 class Message(BaseModel):
@@ -69,6 +73,10 @@ class RoundCall(Message):
     expected: dict[Identifier, tuple[int, str]] = Field(
         description="Site -> sequence and content digest of its last accepted release; (0, '') for none."
     )
+    ledger_heads: dict[Identifier, HexDigest] = Field(
+        default_factory=dict,
+        description="Site -> head of its ledger in the last accepted release: countersigned by this call.",
+    )
     expires: AwareDatetime
 
 
@@ -99,8 +107,10 @@ class Policy(Message):
 class ReleaseStatistics(Message):
     """Summary numbers; suppressed counts stand apart from zeros.
 
-    All but `codes_released` and the two smallest counts are rounded to the
-    policy's step, so they need not add up exactly.
+    Like the counts that they sum up they stay as they were released until these
+    move. All but `codes_released`, the two smallest counts and the numbers of
+    names are rounded to the policy's step, `pairs_suppressed` to two digits, so
+    they need not add up exactly.
     """
 
     patients: int = Field(ge=0)
@@ -109,13 +119,18 @@ class ReleaseStatistics(Message):
     codes_without_pairs: int = Field(ge=0, description="Over the floor, but no pair of theirs is: withheld.")
     codes_released: int = Field(ge=0)
     pairs_released: int = Field(ge=0, description="Pairs that entered the embedding.")
-    pairs_suppressed: int = Field(ge=0, description="Seen by 1 to floor - 1 patients: withheld.")
+    pairs_suppressed: int = Field(
+        ge=0,
+        description="Seen by 1 to floor - 1 patients, or by too few more since an earlier release: withheld.",
+    )
     mass_kept: float = Field(ge=0, le=1, description="Share of all co-occurrences that the kept pairs hold.")
     smallest_code_patients: int = Field(ge=0, description="Least released patient count of a code, rounded.")
     smallest_pair_patients: int = Field(
         ge=0, description="Fewest distinct patients behind any pair that was used."
     )
     capped_patients: int = Field(ge=0, description="Patients with more events than the study's cap, rounded.")
+    names_released: int = Field(0, ge=0, description="Released codes whose description is released too.")
+    names_withheld: int = Field(0, ge=0, description="Released codes whose description is withheld.")
 
 
 class ArraySpec(Message):
@@ -147,6 +162,9 @@ class ReleaseManifest(Message):
     policy: Policy
     statistics: ReleaseStatistics
     codes: tuple[Curie, ...]
+    descriptions: tuple[Name, ...] = Field(
+        (), description="Nothing, or a text for each code, empty where none is released."
+    )
     anchors: tuple[Anchor, ...]
     arrays: tuple[ArraySpec, ...]
 
@@ -166,11 +184,22 @@ class SiteSummary(Message):
     """A site's part in a published release."""
 
     site: Identifier
-    state: Literal["received", "refused", "missing"]
+    state: Literal["received", "refused", "missing", "withdrawn"]
     detail: Text = ""
     sequence: int = Field(0, ge=0)
     manifest_digest: str = ""
     statistics: ReleaseStatistics | None = None
+
+
+class Tombstone(Message):
+    """A site has left the study: nothing of it is in this version or in any later one."""
+
+    site: Identifier
+    at: AwareDatetime = Field(description="When its keys were revoked.")
+    reason: Text
+    versions: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        max_length=100_000, description="Earlier versions that were fitted with its release: do not use them."
+    )
 
 
 class PublishedManifest(Message):
@@ -189,4 +218,5 @@ class PublishedManifest(Message):
     codes: int = Field(ge=0)
     clusters: int = Field(ge=0)
     sites: tuple[SiteSummary, ...]
+    withdrawn: tuple[Tombstone, ...] = Field((), description="Every withdrawal so far, the first one first.")
     files: tuple[FileSpec, ...]

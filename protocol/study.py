@@ -69,6 +69,36 @@ class Embedding(_Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the start vector of the eigenvectors.")
 
 
+class Sharing(_Section):
+    """How each statistic travels: sealed to the coordinator, or summed so that it learns the total only."""
+
+    embeddings: Literal["sealed", "none"] = Field(
+        "sealed", description="Each site's embedding, sealed to the coordinator; or sites release none."
+    )
+    counts: Literal["none", "summed"] = Field(
+        "none", description="Counts over the standard codes: not pooled, or added up by secure sums."
+    )
+    minimum_summed_sites: int = Field(
+        5, ge=3, le=500, description="A secure sum needs this many sites; it exposes none of them alone."
+    )
+    minimum_expected: int = Field(
+        10,
+        ge=1,
+        le=1_000_000,
+        description="Pairs of codes are summed whose count, expected from the pooled margins, is at least this.",
+    )
+    small_cells: Literal["zero", "include"] = Field(
+        "zero",
+        description="A site's cells below its floors enter a sum as zero, which biases rare pairs towards zero; or as they are.",
+    )
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.embeddings == "none" and self.counts == "none":
+            raise ValueError('nothing is shared: embeddings = "none" and counts = "none"')
+        return self
+
+
 class Privacy(_Section):
     """Floors that hold at every site; a site's own policy may raise them, never lower them."""
 
@@ -89,7 +119,11 @@ class Privacy(_Section):
         ge=0,
         description="A site's next release needs this many patients whose events have changed, or none at all.",
     )
-    names: bool = Field(False, description="Whether sites may release descriptions (off: none ever leaves).")
+    names: bool = Field(
+        False,
+        description="Whether sites may release descriptions of codes, each word known to a public terminology or the whole "
+        "approved by a person; a site must allow it too (off: none ever leaves).",
+    )
     public_data: bool = Field(
         False, description="Set only where patients cannot be harmed: allows lower floors than the defaults."
     )
@@ -108,8 +142,6 @@ class Privacy(_Section):
                 f"{DEFAULT_STICKY_PATIENTS} a change of a count and {DEFAULT_MIN_CHANGED_PATIENTS:,} a new release "
                 "need public_data = true"
             )
-        if self.names:
-            raise ValueError("names = true is not supported yet: descriptions never leave a site")
         return self
 
 
@@ -125,6 +157,13 @@ class DifferentialPrivacy(_Section):
     codes_per_patient: int = Field(
         20, ge=1, le=1000, description="Codes that a patient contributes at most, drawn at random."
     )
+
+    @property
+    def promise(self) -> str:
+        """What one sum promises a patient, in words; empty while this is off."""
+        if not self.enabled:
+            return ""
+        return f"epsilon {self.release_epsilon:g} at delta {self.delta:g}, {self.codes_per_patient} codes a patient"
 
     @model_validator(mode="after")
     def _within(self) -> Self:
@@ -164,9 +203,6 @@ class StudySpec(_Section):
     )
     standard: Prefix = Field(description="The code system whose codes name the clusters.")
     code_systems: tuple[CodeSystem, ...] = Field(min_length=1, description="All code systems that may occur.")
-    sharing: Literal["sealed"] = Field(
-        "sealed", description="How statistics travel: sealed to the coordinator."
-    )
     minimum_sites: int = Field(3, ge=2, description="Fewer releases than this are not fitted.")
     publish_local_codes: Literal["consortium", "own-site"] = Field(
         "consortium",
@@ -186,6 +222,7 @@ class StudySpec(_Section):
     )
     counting: Counting = Counting()
     embedding: Embedding = Embedding()
+    sharing: Sharing = Sharing()
     privacy: Privacy = Privacy()
     differential_privacy: DifferentialPrivacy = DifferentialPrivacy()
     fit: Fit = Fit()
@@ -206,6 +243,11 @@ class StudySpec(_Section):
                 )
         if self.system(self.standard).local_to is not None:
             raise ValueError("the standard system is local to one site")
+        if self.sharing.counts == "summed" and self.sharing.minimum_summed_sites > len(self.sites):
+            raise ValueError(
+                f"sharing.minimum_summed_sites is {self.sharing.minimum_summed_sites}, "
+                f"but there are {len(self.sites)} sites"
+            )
         return self
 
     @property

@@ -2,33 +2,50 @@
 
 The agent holds the keys and reads the site's folders. The Flower processes hold
 neither: they and the agent meet in the exchange folder only.
+
+A release goes through these steps; the process may be killed in each and between any two, and the next one
+goes on from there. The ledger is always written before the deed, so it may name a step that was not taken and
+never leaves one out::
+
+    preview   ledger `prepared` -> prepared.release -> code list
+    approve   ledger `approved`, which is the approval itself
+    seal      envelope, outside of the exchange folder -> released.promote -> sealed.release -> ledger `sealed`
+              -> the envelope moves into the exchange folder -> state.json -> status, which names it
+    accepted  ledger `accepted` -> state.json
+
+Before the status names an envelope nobody asks for it. One that no status names is removed at the next start.
 """
 
 from __future__ import annotations
 
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from protocol.bundle import unpack_bundle
-from protocol.canonical import fingerprint
-from protocol.envelope import EnvelopeHeader, open_sealed
-from protocol.errors import EnvelopeError, FederationError, StudyError
-from protocol.messages import PublishedManifest, Receipt, RoundCall
+from protocol.canonical import file_digest, fingerprint
+from protocol.errors import EnvelopeError, FederationError, RoundError, UsageError
+from protocol.keyfile import Passphrase
+from protocol.keys import PublicKeys
+from protocol.locking import exclusive
+from protocol.messages import Receipt, RoundCall
 from protocol.signed import open_signed, sign_message
-from protocol.study import StudySpec, study_differences
-from site_agent.codelist import write_code_list
+from site_agent import released
+from site_agent.calls import check_study, release_header
+from site_agent.codelist import Applied, apply_result, write_code_list
 from site_agent.config import Home
+from site_agent.countersigned import check_and_note
 from site_agent.exchange import Exchange, SiteStatus
 from site_agent.ledger import Ledger
-from site_agent.outbox import Approval, Outbox
-from site_agent.prepare import Prepared, agent_digest, prepare_release
+from site_agent.outbox import Outbox, PreparedRelease
+from site_agent.prepare import Prepared, prepare_release, work_lock
 from site_agent.resources import Resources
+from site_agent.results import open_result
+from site_agent.signers import Approval, Signers, approval_facts, standing
 from site_agent.sources import Progress, silent
-from site_agent.state import load_state, save_state
+from site_agent.state import SealedFor, load_state, save_state, sweep
 
 _ROUNDS_REMEMBERED = 64
 
@@ -50,9 +67,40 @@ class Agent:
         return Ledger(self.home.folder / "ledger.jsonl")
 
     @property
+    def signers(self) -> Signers:
+        """The people who may approve."""
+        return Signers(self.home.folder / "signers", self.ledger)
+
+    @property
     def exchange(self) -> Exchange:
         """The folder shared with the Flower processes."""
         return Exchange(self.home.exchange)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """One process at a time changes the site's files; what a killed one left goes first."""
+        with exclusive(self.home.folder / ".lock"):
+            _ = self._swept
+            yield
+
+    @cached_property
+    def _swept(self) -> None:
+        """Once a process."""
+        sweep(self.home.folder, ".", "outbox", "local", "results", "countersigned")
+        with suppress(UsageError, OSError), work_lock(self.home):
+            sweep(self.home.folder, "released")
+        self._envelope.unlink(missing_ok=True)
+        with suppress(FederationError):  # a ledger that does not hold is told of where something is sealed
+            self._take_back()
+
+    @cached_property
+    def _exchange_swept(self) -> None:
+        """Once a process, and by the one that runs: other steps of it put files there too."""
+        self.exchange.sweep()
+
+    @property
+    def _envelope(self) -> Path:
+        return self.home.folder / "outbox" / "leaving.sealed"
 
     def preview(self, progress: Progress = silent, machine: Resources | None = None) -> Prepared:
         """Prepare the next release for review; nothing leaves."""
@@ -64,18 +112,113 @@ class Agent:
             machine=machine,
             progress=progress,
         )
-        self.outbox.prepare(prepared.release)
-        write_code_list(self.home, prepared)
         manifest = prepared.release.manifest
-        self.ledger.append("prepared", manifest=manifest.digest, sequence=manifest.sequence)
+        with self.locked():
+            self.ledger.append("prepared", manifest=manifest.digest, sequence=manifest.sequence)
+            self.outbox.prepare(prepared.release)
+            write_code_list(self.home, prepared)
         return prepared
 
-    def approve(self, by: str, manifest_digest: str) -> Approval:
-        """Record a person's yes to the prepared release."""
-        approval = Approval(manifest_digest=manifest_digest, by=by, at=datetime.now(UTC))
-        self.outbox.approve(approval, self.home.keys)
-        self.ledger.append("approved", manifest=manifest_digest, by=by)
-        return approval
+    def add_signer(self, name: str, passphrase: Passphrase) -> PublicKeys:
+        """Make a key for a person who may approve.
+
+        Raises:
+            UsageError: the name is not allowed, or taken.
+            KeyFileError: the passphrase is too weak.
+        """
+        with self.locked():
+            return self.signers.add(name, passphrase)
+
+    def remove_signer(self, name: str) -> None:
+        """End a signer, the signer's pending approval, and what waits in the exchange folder for want of another.
+
+        Raises:
+            UsageError: there is none of this name.
+        """
+        with self.locked():
+            self.signers.remove(name)
+            self._take_back()
+
+    def approvals(self, prepared: PreparedRelease) -> dict[str, Approval]:
+        """Who has approved these bytes.
+
+        Raises:
+            FederationError: the ledger does not hold.
+        """
+        return standing(self.ledger.verify()).of(prepared.release.manifest.digest, prepared.sha256)
+
+    def approve(self, by: str, manifest_digest: str, passphrase: Passphrase) -> dict[str, Approval]:
+        """Sign the prepared release with a signer's key.
+
+        Returns:
+            all approvals of it so far; it is sealed once there are as many as the configuration asks for.
+
+        Raises:
+            UsageError: there is no such signer, or another release is prepared.
+            KeyFileError: a wrong passphrase.
+        """
+        keys = self.signers.unlock(by, passphrase)
+        with self.locked():
+            prepared = self.outbox.prepared()
+            if prepared.release.manifest.digest != manifest_digest:
+                raise UsageError(
+                    "The approval names another release than the prepared one",
+                    do="Look at site-agent preview again and approve the digest that it prints",
+                )
+            if standing(self.ledger.verify()).signers.get(by) != keys.public():
+                raise UsageError(f"{by} is no signer any more", do="See site-agent signer list")
+            approval = Approval(
+                manifest_digest=manifest_digest, release_sha256=prepared.sha256, by=by, at=datetime.now(UTC)
+            )
+            signed = sign_message(approval, keys)
+            self.ledger.append("approved", **approval_facts(approval, signed, keys.public()))
+            return self.approvals(prepared)
+
+    def revoke(self, by: str) -> list[str]:
+        """Take a signer's approval back; no passphrase is asked for what only stops things.
+
+        Returns:
+            rounds whose sealed release was taken out of the exchange folder.
+
+        Raises:
+            UsageError: there is no such approval.
+        """
+        with self.locked():
+            if by not in standing(self.ledger.verify()).approvals:
+                raise UsageError(f"There is no approval by {by}", do="See site-agent signer list")
+            self.ledger.append("approval-revoked", by=by)
+            return self._take_back()
+
+    def _take_back(self) -> list[str]:
+        """Take the prepared release out of the exchange folder if it lacks approvals now."""
+        if not self.outbox.has_prepared():
+            return []
+        prepared = self.outbox.prepared()
+        if len(self.approvals(prepared)) >= self.home.config.approval.signers:
+            return []
+        content, sealed = prepared.release.manifest.digest, load_state(self.home.folder).sealed
+        found = [
+            status.round
+            for status in self.exchange.statuses()
+            if status.state == "sealed" and status.round in sealed and sealed[status.round].content == content
+        ]
+        for name in found:
+            self.exchange.set_status(
+                SiteStatus(round=name, state="awaiting-approval", detail="An approval was taken back")
+            )
+        return found
+
+    def apply(self) -> Applied:
+        """Join the newest published release to the site's code list.
+
+        Raises:
+            UsageError: no release has arrived, or no code list was kept.
+            ProtocolError: the release on disk is not what its manifest says.
+        """
+        with self.locked():
+            applied = apply_result(self.home)
+            self.ledger.append("applied", version=applied.version)
+            return applied
 
     def step(self) -> list[str]:
         """Answer every waiting call and take in every result; what happened, in words.
@@ -83,10 +226,12 @@ class Agent:
         A bad call or result is refused and recorded; it never stops the agent.
         """
         news = []
-        for data in self.exchange.calls():
-            news += self._answer(data)
-        for path in self.exchange.results():
-            news += self._take_in(path)
+        with self.locked():
+            _ = self._exchange_swept
+            for data in self.exchange.calls():
+                news += self._answer(data)
+            for path in self.exchange.results():
+                news += self._take_in(path)
         return news
 
     def _answer(self, data: bytes) -> list[str]:
@@ -102,13 +247,15 @@ class Agent:
         if before is not None and self._answered(call, before):
             return []
         try:
+            check_and_note(self.home.folder, self.ledger, call, data, self.home.config.site)
             status = self._status(call)
         except FederationError as error:
             status = SiteStatus(round=call.round, state="refused", detail=str(error)[:2000])
         if before is not None and before.state == status.state and before.detail == status.detail:
             return []
-        if status.state == "refused":
-            self.ledger.append("refused", round=call.round, reason=status.detail)
+        if status.state != "sealed":
+            event = "refused" if status.state == "refused" else "answered"
+            self.ledger.append(event, round=call.round, state=status.state, detail=status.detail)
         self.exchange.set_status(status)
         return [f"Round {call.round}: {status.state}. {status.detail}".strip()]
 
@@ -116,14 +263,12 @@ class Agent:
         """Whether nothing is left to do for this call."""
         if before.state == "delivered":
             return True
-        return (
-            before.state == "sealed"
-            and load_state(self.home.folder).sealed.get(call.round) == call.recipient.digest
-        )
+        sealed = load_state(self.home.folder).sealed.get(call.round)
+        return before.state == "sealed" and sealed is not None and sealed.recipient == call.recipient.digest
 
     def _status(self, call: RoundCall) -> SiteStatus:
         """What this site answers; seals the approved release when all conditions hold."""
-        self._check_study(call)
+        check_study(self.home, call)
         self._note_accepted(call)
         state = load_state(self.home.folder)
         if not self.outbox.has_prepared():
@@ -132,7 +277,8 @@ class Agent:
                 state="preparing",
                 detail="No release is prepared yet: run site-agent preview",
             )
-        manifest = self.outbox.prepared().manifest
+        prepared = self.outbox.prepared()
+        manifest = prepared.release.manifest
         resend = manifest.digest == state.accepted_digest
         following = (manifest.sequence, manifest.previous) == (
             state.accepted_sequence + 1,
@@ -144,42 +290,51 @@ class Agent:
                 state="preparing",
                 detail=f"The prepared release {manifest.sequence} is stale: run site-agent preview, then approve",
             )
-        if self.outbox.approval(self.home.keys.public()) is None:
+        have, needed = len(self.approvals(prepared)), self.home.config.approval.signers
+        if have < needed:
             return SiteStatus(
                 round=call.round,
                 state="awaiting-approval",
-                detail=f"Release {manifest.sequence} ({fingerprint(manifest.digest)}) waits for a person's approval",
+                detail=f"Release {manifest.sequence} ({fingerprint(manifest.digest)}) waits for approval: {have} of {needed}",
             )
-        return self._seal(call)
+        before = state.sealed.get(call.round)
+        answered = SealedFor(recipient=call.recipient.digest, content=manifest.digest)
+        if before is not None and before.recipient == answered.recipient and before != answered:
+            raise RoundError(
+                f"Round {call.round} was answered with release {fingerprint(before.content)}",
+                why="it may have been fetched, and one round gets one release of a site",
+                do="The release that is approved now goes with the next round",
+            )
+        return self._seal(call, prepared, answered)
 
-    def _seal(self, call: RoundCall) -> SiteStatus:
-        keys, manifest = self.home.keys, self.outbox.prepared().manifest
-        head = self.ledger.append(
-            "sealed", round=call.round, manifest=manifest.digest, to=call.recipient.digest
+    def _seal(self, call: RoundCall, prepared: PreparedRelease, answered: SealedFor) -> SiteStatus:
+        """All of the step `seal` but the status."""
+        keys, manifest, entries = self.home.keys, prepared.release.manifest, self.ledger.verify()
+        header = release_header(self.home, call, manifest, entries[-1].head)
+        self.outbox.seal(
+            prepared,
+            header,
+            self._envelope,
+            to=call.recipient,
+            keys=keys,
+            ledger=entries,
+            needed=self.home.config.approval.signers,
         )
-        header = EnvelopeHeader(
-            kind="release",
-            suite=call.recipient.suite,
-            consortium=self.home.study.id,
-            study_digest=self.home.study.digest,
+        released.promote(self.home.folder, manifest.digest)
+        self.outbox.keep_sealed(prepared)
+        self.ledger.append(
+            "sealed",
             round=call.round,
-            site=self.home.config.site,
-            recipient_key=call.recipient.digest,
-            signer_key=keys.public().digest,
             sequence=manifest.sequence,
-            previous=manifest.previous,
-            content=manifest.digest,
-            agent_digest=agent_digest(),
-            policy_digest=manifest.policy.digest,
-            ledger_head=head,
-            expires=call.expires,
+            manifest=manifest.digest,
+            approved_by=", ".join(self.approvals(prepared)),
+            to=call.recipient.digest,
+            sha256=file_digest(self._envelope),
+            bytes=self._envelope.stat().st_size,
         )
-        with tempfile.TemporaryDirectory(dir=self.home.folder / "outbox") as work:
-            target = Path(work) / "release.sealed"
-            self.outbox.seal(header, target, to=call.recipient, keys=keys)
-            sha256, size = self.exchange.put_sealed(target)
+        sha256, size = self.exchange.put_sealed(self._envelope)
         state = load_state(self.home.folder)
-        sealed = dict([*state.sealed.items(), (call.round, call.recipient.digest)][-_ROUNDS_REMEMBERED:])
+        sealed = dict([*state.sealed.items(), (call.round, answered)][-_ROUNDS_REMEMBERED:])
         save_state(self.home.folder, state.model_copy(update={"sealed": sealed}))
         return SiteStatus(
             round=call.round,
@@ -187,19 +342,6 @@ class Agent:
             detail=f"Release {manifest.sequence} is sealed to {fingerprint(call.recipient.digest)}",
             sha256=sha256,
             size=size,
-        )
-
-    def _check_study(self, call: RoundCall) -> None:
-        if call.study_digest == self.home.study.digest:
-            return
-        try:
-            differences = study_differences(self.home.study, StudySpec.model_validate(call.study))
-        except ValidationError:
-            differences = ["the coordinator's study is not valid here"]
-        raise StudyError(
-            f"The coordinator's study differs from the one at site {self.home.config.site}",
-            why="; ".join(differences[:8]),
-            do="Agree on one study file; nothing was sent",
         )
 
     def _note_accepted(self, call: RoundCall) -> None:
@@ -222,18 +364,18 @@ class Agent:
         """Remember an accepted release; the next one follows it."""
         state = load_state(self.home.folder)
         if sequence > state.accepted_sequence:
+            self.ledger.append("accepted", manifest=content, sequence=sequence)
             update = {"accepted_sequence": sequence, "accepted_digest": content}
             save_state(self.home.folder, state.model_copy(update=update))
-            self.ledger.append("accepted", manifest=content, sequence=sequence)
 
     def _take_in(self, path: Path) -> list[str]:
         try:
-            manifest = self._open_result(path)
+            manifest = open_result(self.home, path)
         except FederationError as error:
             quarantine = self.home.folder / "quarantine"
-            quarantine.mkdir(exist_ok=True)
-            path.rename(quarantine / path.name)
+            quarantine.mkdir(mode=0o700, exist_ok=True)
             self.ledger.append("quarantined", file=path.name, reason=str(error)[:500])
+            path.rename(quarantine / path.name)
             return [f"Refused a result, kept in {quarantine}: {error}"]
         receipt = Receipt(
             site=self.home.config.site,
@@ -242,6 +384,9 @@ class Agent:
             manifest_digest=manifest.digest,
             received=datetime.now(UTC),
         )
+        for summary in manifest.sites:
+            if summary.site == self.home.config.site and summary.state == "received":
+                self._accepted(summary.sequence, summary.manifest_digest)
         self.ledger.append("received", version=manifest.version, manifest=manifest.digest)
         self.exchange.set_status(
             SiteStatus(
@@ -254,30 +399,3 @@ class Agent:
         )
         path.unlink()
         return [f"Version {manifest.version} arrived and holds: run site-agent apply"]
-
-    def _open_result(self, path: Path) -> PublishedManifest:
-        """Verify, open and unpack one result; the state changes last."""
-        home, trust = self.home, self.home.invitation.keys
-        state = load_state(home.folder)
-        with tempfile.TemporaryDirectory(dir=home.folder) as work:
-            plain = Path(work) / "result"
-            # The header that was verified with the bytes that were opened: the file lies where Flower writes.
-            header = open_sealed(path, plain, keys=home.keys, signer=trust)
-            expected = ("result", home.study.id, home.study.digest, home.config.site)
-            if (header.kind, header.consortium, header.study_digest, header.site) != expected:
-                raise EnvelopeError("The result is for another study or site than ours")
-            if header.sequence < state.result_version or (
-                header.sequence == state.result_version and header.content != state.result_digest
-            ):
-                raise EnvelopeError(
-                    f"The result has version {header.sequence}, but {state.result_version} has arrived before",
-                    why="it is stale, or was replayed",
-                )
-            target = home.folder / "results" / f"v{header.sequence}"
-            manifest = unpack_bundle(plain.read_bytes(), target, trust=trust, content=header.content)
-        update = {"result_version": manifest.version, "result_digest": manifest.digest}
-        save_state(home.folder, state.model_copy(update=update))
-        for summary in manifest.sites:
-            if summary.site == home.config.site and summary.state == "received":
-                self._accepted(summary.sequence, summary.manifest_digest)
-        return manifest

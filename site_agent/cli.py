@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from protocol.codeindex import CodeIndex
 from protocol.console import out, print_json, progress, run_app, stop_event, table
-from protocol.errors import FederationError, UsageError
+from protocol.errors import UsageError
 from protocol.files import write_atomic
-from protocol.messages import ReleaseManifest
-from site_agent import enrolment
+from protocol.keyfile import passphrase_from_file
+from site_agent import cli_connect, cli_keys, cli_ledger, cli_release, cli_signers, enrolment
 from site_agent.agent import Agent
-from site_agent.codelist import apply_result, latest_result
+from site_agent.cli_options import HERE, HomeOption, JsonOption, MemoryOption, ThreadsOption
+from site_agent.codelist import latest_result
 from site_agent.config import Home, Kind
 from site_agent.doctor import examine
 from site_agent.doctor.page import page
 from site_agent.doctor.terminal import as_json, show
 from site_agent.prepare import version
-from site_agent.resources import resources
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,13 +30,9 @@ app = typer.Typer(
     "Nothing leaves before `approve`; the agent only dials out.",
 )
 
-HomeOption = Annotated[Path, typer.Option("--home", envvar="SMILE_SITE_HOME", help="The site's home folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-MemoryOption = Annotated[
-    str, typer.Option(help="Memory to count in, such as 6G; half of what is free if left out.")
-]
-ThreadsOption = Annotated[int, typer.Option(min=0, help="Cores to count on; 0 means all.")]
-HERE = Path()
+app.add_typer(cli_signers.app, name="signer")
+app.add_typer(cli_ledger.app, name="ledger")
+app.add_typer(cli_keys.app, name="keys")
 
 
 @app.callback(invoke_without_command=True)
@@ -76,6 +71,10 @@ def init(
     anchors: Annotated[
         Path | None, typer.Option(help="CSV with the columns local_code, standard_code.")
     ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(help="File of mode 0600 with a passphrase for the site's own key; none if left out."),
+    ] = None,
 ) -> None:
     """Make a site's home folder, its configuration and its keys."""
     home = enrolment.init_home(
@@ -89,6 +88,7 @@ def init(
         kind=kind,
         database=database,
         schema=schema,
+        passphrase=None if passphrase_file is None else lambda: passphrase_from_file(passphrase_file),
     )
     out.print(f"Made {folder}. The coordinator's fingerprint is [bold]{home.invitation.keys.fingerprint}[/]:")
     out.print("compare it with the coordinator by telephone before you go on.")
@@ -152,75 +152,7 @@ def enroll(
     out.print("tell it to the coordinator by telephone, not in the same message.")
 
 
-@app.command(epilog="Example: site-agent preview --home north --names")
-def preview(
-    home: HomeOption = HERE,
-    names: Annotated[
-        bool, typer.Option("--names", help="List every released code, not the first twenty.")
-    ] = False,
-    memory: MemoryOption = "",
-    threads: ThreadsOption = 0,
-    json: JsonOption = False,
-) -> None:
-    """Prepare the next release and show everything that would leave; nothing leaves."""
-    agent = Agent(Home(home))
-    machine = resources(agent.home.config.machine, memory=memory, threads=threads)
-    with progress("preview", quiet=json) as step:
-        prepared = agent.preview(step, machine)
-    manifest = prepared.release.manifest
-    size = (home / "outbox" / "prepared.release").stat().st_size
-    if json:
-        print_json(
-            {
-                "manifest_digest": manifest.digest,
-                "bytes": size,
-                "skipped_rows": prepared.skipped,
-                "rows": prepared.n_rows,
-            }
-            | {"manifest": manifest.model_dump(mode="json")}
-        )
-        return
-    _show_manifest(manifest, size, all_names=names)
-    for reason, count in prepared.skipped.items():
-        out.print(f"[yellow]{count:,} rows were skipped: {reason}[/]")
-    out.print(
-        f"\nNothing has left. To approve: site-agent approve --home {home} --digest {manifest.digest[:16]}"
-    )
-
-
-@app.command(epilog="Example: site-agent approve --home north --digest 3f9a77c1d2e4b5a6")
-def approve(
-    home: HomeOption = HERE,
-    digest: Annotated[
-        str, typer.Option(help="The manifest digest that preview printed, at least 16 digits.")
-    ] = "",
-    by: Annotated[str, typer.Option(help="Who approves; your account's name if left out.")] = "",
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask; needs --digest.")] = False,
-    json: JsonOption = False,
-) -> None:
-    """Say yes to the prepared release; only these bytes can be sealed afterwards."""
-    agent = Agent(Home(home))
-    manifest = agent.outbox.prepared().manifest
-    if digest and (len(digest) < 16 or not manifest.digest.startswith(digest)):
-        raise UsageError(
-            f"The prepared release is {manifest.digest[:16]}, not {digest}",
-            do="Run site-agent preview and look again",
-        )
-    if yes and not digest:
-        raise UsageError("--yes needs --digest", why="a yes is to one release, by name")
-    if not yes:
-        _show_manifest(manifest, (home / "outbox" / "prepared.release").stat().st_size, all_names=False)
-        if not typer.confirm("May this leave the site?"):
-            raise FederationError(
-                "Not approved", do="Nothing will leave; run preview again when you are ready"
-            )
-    approval = agent.approve(by or getpass.getuser(), manifest.digest)
-    if json:
-        print_json(approval.model_dump(mode="json"))
-    else:
-        out.print(
-            f"Approved by {approval.by}: {manifest.digest}. It is sealed and sent when the coordinator calls."
-        )
+cli_release.add_to(app)
 
 
 @app.command(epilog="Example: site-agent run --home north")
@@ -228,6 +160,9 @@ def run(
     home: HomeOption = HERE,
     until_delivered: Annotated[
         bool, typer.Option("--until-delivered", help="Leave once a published release has arrived.")
+    ] = False,
+    agent_only: Annotated[
+        bool, typer.Option("--agent-only", help="No connection: another account runs site-agent connect.")
     ] = False,
 ) -> None:
     """Stay connected: answer calls with the approved release, take in results."""
@@ -238,13 +173,17 @@ def run(
         say=lambda text: out.print(text, markup=False),
         stop=stop_event(),
         until_delivered=until_delivered,
+        agent_only=agent_only,
     )
+
+
+cli_connect.add_to(app)
 
 
 @app.command(epilog="Example: site-agent apply --home north")
 def apply(home: HomeOption = HERE, json: JsonOption = False) -> None:
     """Join the newest published release to this site's code list: harmonised.csv and .parquet."""
-    applied = apply_result(Home(home))
+    applied = Agent(Home(home)).apply()
     if json:
         print_json({"version": applied.version, "file": str(applied.path), "codes": applied.states})
         return
@@ -274,41 +213,6 @@ def search(
             ["code", "cosine"],
             [[h.code, h.similarity] for h in hits],
         )
-
-
-def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> None:
-    """Everything of a release on one screen; with `all_names`, every code and anchor too."""
-    s, p = manifest.statistics, manifest.policy
-    facts: list[list[Any]] = [
-        ["site, release", f"{manifest.site}, {manifest.sequence}"],
-        ["patients (rounded)", f"{s.patients:,}"],
-        ["codes released", f"{s.codes_released:,} of {s.codes_seen:,} seen"],
-        [f"codes withheld: fewer than {p.min_code_patients} patients", f"{s.codes_suppressed:,}"],
-        [f"codes withheld: no pair with {p.min_pair_patients} patients", f"{s.codes_without_pairs:,}"],
-        ["pairs used, not released themselves", f"{s.pairs_released:,}"],
-        [f"pairs withheld: fewer than {p.min_pair_patients} patients", f"{s.pairs_suppressed:,}"],
-        ["share of co-occurrences kept", f"{s.mass_kept:.0%}"],
-        ["smallest patient count of a code (rounded)", f"{s.smallest_code_patients:,}"],
-        ["fewest patients behind a pair in use", f"{s.smallest_pair_patients:,}"],
-        ["anchors (local code = standard code)", f"{len(manifest.anchors):,}"],
-        ["descriptions", "none"],
-        ["bytes in all", f"{size:,}"],
-        ["manifest digest", manifest.digest],
-    ]
-    table("What would leave", ["fact", "value"], facts)
-    rows = [[a.name, a.dtype, " x ".join(map(str, a.shape)), a.sha256[:16]] for a in manifest.arrays]
-    table("Every array", ["name", "type", "shape", "sha256 begins"], rows)
-    shown = manifest.codes if all_names else manifest.codes[:20]
-    out.print(
-        f"Every name: {len(manifest.codes):,} codes, in order" + ("" if all_names else "; the first twenty:")
-    )
-    out.print("  " + ", ".join(shown), markup=False)
-    anchors = manifest.anchors if all_names else manifest.anchors[:5]
-    if anchors:
-        out.print(f"Anchors: {len(manifest.anchors):,}" + ("" if all_names else "; the first five:"))
-        out.print("  " + ", ".join(f"{manifest.codes[a.row]} = {a.standard}" for a in anchors), markup=False)
-    if not all_names:
-        out.print("The whole list: site-agent preview --names, or --json")
 
 
 def main() -> None:

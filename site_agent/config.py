@@ -14,6 +14,7 @@ from protocol.configfile import read_config
 from protocol.errors import StudyError, UsageError
 from protocol.keys import PrivateKeys
 from protocol.messages import HexDigest, Invitation, Policy
+from protocol.rotation import passphrase_for
 from protocol.signed import parse
 from protocol.study import Identifier, Prefix, StudySpec, load_study
 
@@ -81,6 +82,11 @@ class Data(_Section):
         description="Which kinds of tables or resources are read.",
     )
     anchors: str = Field("", description="CSV of local_code, standard_code; may be empty.")
+    terminology: str = Field(
+        "",
+        description="Terms of public terminologies, whose words a released description may have: CSV or TSV with a column "
+        "description, or text with a term a line. Used only where names are released.",
+    )
     system: Prefix = Field(description="Code system of rows that name none.")
     systems: dict[str, Prefix] = Field(
         {},
@@ -123,6 +129,10 @@ class SitePolicy(_Section):
     min_changed_patients: int = Field(
         0, ge=0, description="The next release needs this many patients whose events have changed."
     )
+    names: bool = Field(
+        False,
+        description="Whether descriptions may leave where the study releases them; off unless set here.",
+    )
 
 
 class Machine(_Section):
@@ -149,12 +159,34 @@ class Network(_Section):
     )
 
 
+class ApprovalRule(_Section):
+    """What the agent needs before it seals a release."""
+
+    signers: int = Field(
+        1, ge=1, le=5, description="Distinct signers who must have approved exactly these bytes."
+    )
+
+
+class SiteSharing(_Section):
+    """What this site shares at all; it can only share less than the study says."""
+
+    sealed: bool = Field(
+        True,
+        description="Whether sealed embeddings may leave; false: such calls are refused, and the site takes part in sums only.",
+    )
+    minimum_summed_sites: int = Field(
+        0, ge=0, le=500, description="A secure sum needs this many sites; 0: as many as the study says."
+    )
+
+
 class SiteConfig(_Section):
     """The content of `site.toml`."""
 
     site: Identifier = Field(description="The site's name in the study.")
     data: Data
     policy: SitePolicy = SitePolicy()
+    sharing: SiteSharing = SiteSharing()
+    approval: ApprovalRule = ApprovalRule()
     machine: Machine = Machine()
     network: Network = Network()
 
@@ -217,12 +249,13 @@ class Home:
 
     @cached_property
     def keys(self) -> PrivateKeys:
-        """The site's private keys.
+        """The site's private keys; SMILE_PASSPHRASE_FILE, or a person at the terminal, gives their passphrase.
 
         Raises:
-            KeyFileError: missing, or open to other users.
+            KeyFileError: missing, or open to other users; protected, and there is no passphrase or a wrong one.
         """
-        return PrivateKeys.load(self.folder / "keys" / "site.key")
+        path = self.folder / "keys" / "site.key"
+        return PrivateKeys.load(path, passphrase_for(path))
 
     @property
     def node_key(self) -> Path:

@@ -7,14 +7,17 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from protocol.canonical import digest
 from protocol.errors import StudyError, UsageError
 from protocol.files import write_atomic
+from protocol.keyfile import Passphrase
 from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import Enrolment, Invitation
 from protocol.signed import parse, sign_message
 from protocol.study import load_study
 from site_agent.config import Home, Kind
 from site_agent.flower.node import new_node_key
+from site_agent.ledger import Ledger
 from site_agent.sources.opening import open_source
 
 _TEMPLATE = """\
@@ -39,6 +42,9 @@ min_code_patients = 0
 min_pair_patients = 0
 margin_rounding = 0
 max_dim = 0
+
+[approval]
+signers = 1             # people who must approve each release; site-agent signer add
 
 [network]
 # Flower bundles whose messages are answered, by SHA-256; none means: deny all.
@@ -96,6 +102,7 @@ def init_home(
     kind: Kind = "triplets",
     database: str = "",
     schema: str = "",
+    passphrase: Passphrase | None = None,
 ) -> Home:
     """Make the folder whole or not at all.
 
@@ -110,8 +117,10 @@ def init_home(
         kind: what the data are.
         database: its URL, for the kinds that are in one.
         schema: of its tables.
+        passphrase: of the site's own key; without it the file's mode is its only protection.
 
     Raises:
+        KeyFileError: the passphrase is too short.
         UsageError: the folder exists, a given file does not, or a kind's place is missing or wrong.
         StudyError: site, study and invitation do not fit together.
     """
@@ -153,7 +162,9 @@ def init_home(
         open_source(Home(work))
         for name in ("outbox", "local", "results"):
             (work / name).mkdir(mode=0o700)
-        PrivateKeys.generate().save(work / "keys" / "site.key")
+        keys = PrivateKeys.generate()
+        keys.save(work / "keys" / "site.key", passphrase)
+        Ledger(work / "ledger.jsonl").append("key-made", key=keys.public().digest, site=site)
         new_node_key(work / "flower" / "node.key")
         if folder.exists():
             folder.rmdir()
@@ -203,8 +214,9 @@ def write_enrolment(home: Home, contact: str) -> tuple[Path, PublicKeys]:
         node_key=home.node_key.with_name("node.key.pub").read_text().strip(),
         contact=contact,
     )
-    path = home.folder / f"enrolment-{home.config.site}.json"
-    write_atomic(path, sign_message(enrolment, keys), mode=0o644)
+    path, data = home.folder / f"enrolment-{home.config.site}.json", sign_message(enrolment, keys)
+    Ledger(home.folder / "ledger.jsonl").append("enrolment-written", sha256=digest(data), contact=contact)
+    write_atomic(path, data, mode=0o644)
     return path, keys.public()
 
 

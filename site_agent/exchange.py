@@ -9,6 +9,7 @@ network, may run as another user of the machine who shares nothing but this fold
     sealed/SHA256.sealed    sealed releases, ready to be fetched   written by the agent
     results/SHA256.part     a result under way                     written by the Flower side
     results/SHA256.sealed   a whole result, its digest checked     written by the Flower side
+    sums/                   the same folders for secure sums: signed messages and masked vectors
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import re
 import shutil
 import stat
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -55,7 +57,7 @@ class SiteStatus(Message):
     sha256: str = Field(
         "",
         pattern="^([0-9a-f]{64})?$",
-        description="Of the site's sealed file (sealed), or of the result that it speaks of (delivered).",
+        description="Of the site's sealed file (sealed), or of the result or material that it speaks of.",
     )
     size: int = Field(0, ge=0, description="Bytes of that file.")
     receipt: str = Field("", max_length=16 << 10, description="Signed JSON, opaque to the transport.")
@@ -79,6 +81,11 @@ class Exchange:
                 if not folder.is_dir():
                     folder.mkdir()
                     folder.chmod(mode)
+
+    @cached_property
+    def sums(self) -> Exchange:
+        """The room of secure sums; what one agent waits for is never taken by the other."""
+        return Exchange(self.root / "sums")
 
     # --- Flower side -----------------------------------------------------------------------------------
 
@@ -168,9 +175,18 @@ class Exchange:
     # --- Agent side ------------------------------------------------------------------------------------
 
     def calls(self) -> list[bytes]:
-        """The waiting calls, oldest first; nobody has checked them yet."""
-        paths = [p for p in _regular(self.root / "calls", ".json") if p.stat().st_size <= MAX_CALL]
-        return [p.read_bytes() for p in sorted(paths, key=lambda p: (p.stat().st_mtime_ns, p.name))]
+        """The waiting calls, oldest first; nobody has checked them yet.
+
+        A file that the Flower side put here by another way than `put_call` is no call: it may be a
+        pipe, a link, of any length, or gone before it is read.
+        """
+        found = []
+        for path in _regular(self.root / "calls", ".json"):
+            with contextlib.suppress(OSError, RoundError):
+                data = _read_at_most(path, MAX_CALL + 1)
+                if len(data) <= MAX_CALL and path.stem == digest(data):
+                    found.append(data)
+        return found
 
     def drop_call(self, data: bytes) -> None:
         """Forget a call, for instance one that does not verify."""
@@ -182,6 +198,23 @@ class Exchange:
         write_atomic(self._status_path(status.round), status.model_dump_json(), mode=_FILE_MODE)
         if before is not None and before.state == "sealed" and before.sha256 != status.sha256:
             self._delete_sealed(before.sha256)
+
+    def statuses(self) -> list[SiteStatus]:
+        """What the agent last said of each round; a file that is damaged is left out."""
+        found = []
+        for path in _regular(self.root / "status", ".json"):
+            with contextlib.suppress(OSError, ProtocolError):
+                found.append(parse(path.read_bytes(), SiteStatus))
+        return found
+
+    def sweep(self) -> None:
+        """Remove what an agent that was killed left: parts of files, and sealed files that no status names."""
+        named = {status.sha256 for status in self.statuses() if status.state == "sealed"}
+        for name in _AGENT_FOLDERS:
+            for path in (self.root / name).iterdir():
+                part = path.name.startswith(".part-") or path.suffix == ".new"
+                if part or (path.suffix == ".sealed" and path.stem not in named):
+                    path.unlink(missing_ok=True)
 
     def put_sealed(self, path: Path) -> tuple[str, int]:
         """Move a sealed file in, under its digest; returns the SHA-256 in hex and the bytes."""
@@ -201,9 +234,25 @@ class Exchange:
 
     def results(self) -> list[Path]:
         """Whole results, oldest first; the agent moves or deletes them."""
-        return sorted(
-            _regular(self.root / "results", ".sealed"), key=lambda p: (p.stat().st_mtime_ns, p.name)
-        )
+        return _regular(self.root / "results", ".sealed")
+
+    def take_result(self, sha256: str, most: int) -> bytes | None:
+        """The bytes of a whole result, which leaves the folder; None if it is not there.
+
+        The Flower side can write here by other ways than `put_result_block`, so the digest is checked again.
+
+        Raises:
+            ProtocolError: it has another digest, or more than `most` bytes.
+        """
+        path = self.root / "results" / f"{_checked(sha256)}.sealed"
+        try:
+            data = _read_at_most(path, most + 1)
+        except FileNotFoundError:
+            return None
+        path.unlink(missing_ok=True)
+        if len(data) > most or digest(data) != sha256:
+            raise ProtocolError("The bytes that arrived are not those announced, or too many")
+        return data
 
     def clear(self, round_id: str) -> None:
         """Forget a round: its calls, its status and the sealed file that the status names."""
@@ -254,12 +303,25 @@ def _checked(sha256: str) -> str:
 
 
 def _regular(folder: Path, suffix: str) -> list[Path]:
-    """Plain files only: a link that the other side left is not followed."""
-    return [p for p in folder.glob(f"*{suffix}") if stat.S_ISREG(p.lstat().st_mode)]
+    """Plain files only, oldest first: a link that the other side left is not followed."""
+    found = []
+    for path in folder.glob(f"*{suffix}"):
+        with contextlib.suppress(FileNotFoundError):  # the other side may take it away at any moment
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                found.append((status.st_mtime_ns, path.name))
+    return [folder / name for _, name in sorted(found)]
+
+
+def _read_at_most(path: Path, size: int) -> bytes:
+    descriptor = _open_regular(path, os.O_RDONLY)
+    with os.fdopen(descriptor, "rb") as stream:
+        return stream.read(size)
 
 
 def _open_regular(path: Path, flags: int) -> int:
-    descriptor = os.open(path, flags | os.O_NOFOLLOW, _FILE_MODE)
+    # Without O_NONBLOCK a pipe in the file's place would hold its opener for ever.
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, _FILE_MODE)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise RoundError("The site's exchange folder holds something that is not a plain file")

@@ -1,112 +1,132 @@
-"""Prepared -> approved -> sealed: nothing leaves that a person did not approve byte for byte."""
+"""Prepared -> approved -> sealed: nothing leaves that people did not approve byte for byte."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import AwareDatetime
-
+from protocol.canonical import digest
 from protocol.envelope import EnvelopeHeader, seal
 from protocol.errors import FederationError, ProtocolError, UsageError
 from protocol.files import write_atomic
 from protocol.keys import PrivateKeys, PublicKeys
-from protocol.messages import HexDigest, Message
 from protocol.release import Release, decode_release, encode_release
-from protocol.signed import open_signed, sign_message
+from site_agent.ledger import Entry
+from site_agent.signers import standing
 
 
-class Approval(Message):
-    """A person's yes to one manifest."""
+@dataclass(frozen=True)
+class PreparedRelease:
+    """A release and its bytes, read once: what is checked is what is sealed."""
 
-    manifest_digest: HexDigest
-    by: str
-    at: AwareDatetime
+    release: Release
+    data: bytes
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes, in hex."""
+        return digest(self.data)
 
 
 @dataclass(frozen=True)
 class Outbox:
-    """The folder of the release that is being prepared."""
+    """The folder of the release that is being prepared, and of the one that was sealed last; both in plain.
+
+    prepared.release    under review
+    sealed.release      what was sealed last: what the next one is compared with
+    """
 
     folder: Path
 
     @property
-    def _release(self) -> Path:
+    def _prepared(self) -> Path:
         return self.folder / "prepared.release"
 
     @property
-    def _approval(self) -> Path:
-        return self.folder / "approval.json"
+    def _sealed(self) -> Path:
+        return self.folder / "sealed.release"
 
     def prepare(self, release: Release) -> None:
-        """Keep a release for review; an approval of another one no longer holds."""
-        if self._release.exists() and self.prepared().manifest.digest != release.manifest.digest:
-            self._approval.unlink(missing_ok=True)
-        write_atomic(self._release, encode_release(release))
+        """Keep a release for review."""
+        write_atomic(self._prepared, encode_release(release))
 
-    def prepared(self) -> Release:
+    def has_prepared(self) -> bool:
+        """Whether a release lies here."""
+        return self._prepared.exists()
+
+    def prepared(self) -> PreparedRelease:
         """The release under review.
 
         Raises:
             UsageError: none was prepared.
             FederationError: its bytes were altered.
         """
-        try:
-            return decode_release(self._release.read_bytes())
-        except FileNotFoundError:
-            raise UsageError("No release is prepared", do="Run site-agent preview first") from None
-        except ProtocolError as error:
-            raise FederationError(
-                f"The prepared release {self._release} was altered",
-                why=error.what,
-                do="Run site-agent preview again",
-            ) from None
+        found = _read(self._prepared)
+        if found is None:
+            raise UsageError("No release is prepared", do="Run site-agent preview first")
+        return found
 
-    def has_prepared(self) -> bool:
-        """Whether a release lies here."""
-        return self._release.exists()
-
-    def approve(self, approval: Approval, keys: PrivateKeys) -> None:
-        """Record a yes to the prepared release.
+    def last_sealed(self) -> PreparedRelease | None:
+        """The release that was sealed last; None before the first.
 
         Raises:
-            UsageError: the approval names another release than the prepared one.
+            FederationError: its bytes were altered.
         """
-        if self.prepared().manifest.digest != approval.manifest_digest:
-            raise UsageError(
-                "The approval names another release than the prepared one",
-                do="Look at site-agent preview again and approve the digest that it prints",
-            )
-        write_atomic(self._approval, sign_message(approval, keys))
+        return _read(self._sealed)
 
-    def approval(self, keys: PublicKeys) -> Approval | None:
-        """The approval of the prepared release, or None if there is none for it.
+    def keep_sealed(self, prepared: PreparedRelease) -> None:
+        """Keep what is being sealed, for later comparisons."""
+        write_atomic(self._sealed, prepared.data)
 
-        Raises:
-            EnvelopeError: the approval's signature does not hold.
-        """
-        if not self._approval.exists() or not self._release.exists():
-            return None
-        approval = open_signed(self._approval.read_bytes(), Approval, keys)
-        return approval if approval.manifest_digest == self.prepared().manifest.digest else None
-
-    def seal(self, header: EnvelopeHeader, target: Path, *, to: PublicKeys, keys: PrivateKeys) -> str:
+    def seal(
+        self,
+        prepared: PreparedRelease,
+        header: EnvelopeHeader,
+        target: Path,
+        *,
+        to: PublicKeys,
+        keys: PrivateKeys,
+        ledger: Iterable[Entry],
+        needed: int,
+    ) -> str:
         """Seal exactly the approved bytes.
+
+        Args:
+            prepared: from `prepared`.
+            header: must name this release.
+            target: path of the envelope.
+            to: the recipient.
+            keys: the site's own.
+            ledger: verified entries: who signs, and who approved what.
+            needed: distinct signers who must have approved.
 
         Returns:
             SHA-256 of the envelope file.
 
         Raises:
-            FederationError: the release was altered after its approval, or never approved.
+            FederationError: too few approvals of these bytes, or a header that names another release.
         """
-        data = self._release.read_bytes()
-        release = decode_release(data)
-        approval = self.approval(keys.public())
-        if approval is None or approval.manifest_digest != release.manifest.digest:
+        manifest = decode_release(prepared.data).manifest
+        if len(standing(ledger).of(manifest.digest, prepared.sha256)) < needed:
             raise FederationError(
                 "The prepared release is not the approved one", do="Run site-agent preview and approve again"
             )
-        if header.content != release.manifest.digest:
+        if header.content != manifest.digest:
             raise FederationError("The envelope's header names another release")
-        return seal(io.BytesIO(data), target, header, to=to, keys=keys)
+        return seal(io.BytesIO(prepared.data), target, header, to=to, keys=keys)
+
+
+def _read(path: Path) -> PreparedRelease | None:
+    try:
+        data = path.read_bytes()
+        return PreparedRelease(decode_release(data), data)
+    except FileNotFoundError:
+        return None
+    except ProtocolError as error:
+        raise FederationError(
+            f"The prepared release {path} was altered",
+            why=error.what,
+            do="Run site-agent preview again",
+        ) from None

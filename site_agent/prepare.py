@@ -7,7 +7,7 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import protocol
@@ -16,10 +16,24 @@ from protocol.envelope import software_digest
 from protocol.errors import UsageError
 from protocol.release import Release
 from protocol.study import StudySpec
+from site_agent.cells import Int64s, with_cells
+from site_agent.changes import Fingerprints, Keys, gathered, patient_fingerprints
+from site_agent.comparison import check_before_embedding, counting_rules, differences_from
 from site_agent.config import Home
 from site_agent.cooccurrence import PairCounts
 from site_agent.counting import CountRuns, count_staged
-from site_agent.gate import KeptCounts, allowed_dim, check_enough, make_release, suppress
+from site_agent.gate import (
+    KeptCounts,
+    Reference,
+    about_patients,
+    allowed_dim,
+    doubtful_cells,
+    make_release,
+    sticky_counts,
+    suppress,
+)
+from site_agent.names import choose_names
+from site_agent.released import keep_candidate, remembered, site_salt
 from site_agent.resources import Resources, resources
 from site_agent.sources import Description, Progress, silent
 from site_agent.sources.anchors import read_anchors
@@ -40,6 +54,8 @@ class Prepared:
         descriptions: CURIE -> text.
         skipped: reason -> rows that were left out for it.
         n_rows: rows that hold a usable event.
+        changed: patients whose events have changed since the last release, rounded, as text; empty for the first release.
+        names_undecided: descriptions that wait for a person in `names-to-review.csv`.
     """
 
     release: Release
@@ -48,6 +64,8 @@ class Prepared:
     descriptions: Mapping[str, Description]
     skipped: Mapping[str, int]
     n_rows: int
+    changed: str = ""
+    names_undecided: int = 0
 
 
 def agent_digest() -> str:
@@ -98,11 +116,12 @@ class SiteCounts:
     """A site's counts, and what goes with them.
 
     Attributes:
-        counts: pair counts; cells below the floor are withheld and tallied.
+        counts: pair counts; cells below the floor are withheld and tallied, but for those of `doubtful_cells`.
         codes: CURIEs of the rows and columns.
         descriptions: CURIE -> text.
         skipped: reason -> rows that were left out for it.
         n_rows: rows that hold a usable event.
+        patients: salted fingerprints of the patients' events.
         remove: removes coded events and counts from the disk.
     """
 
@@ -111,17 +130,32 @@ class SiteCounts:
     descriptions: Mapping[str, Description]
     skipped: Mapping[str, int]
     n_rows: int
+    patients: Fingerprints
     remove: Callable[[], None]
 
 
-def count_site(home: Home, machine: Resources, *, floor: int, progress: Progress = silent) -> SiteCounts:
+def count_site(
+    home: Home, machine: Resources, last: Reference | None, *, salt: bytes, progress: Progress = silent
+) -> SiteCounts:
     """Count a site's events: in Spark where they lie in Spark, on this machine otherwise.
+
+    Args:
+        home: the site.
+        machine: what may be taken of the machine.
+        last: cells of this reference are counted exactly where it takes that to see whether they moved.
+        salt: of the patients' fingerprints.
+        progress: told each step.
 
     Raises:
         DataError: the data cannot be used.
         StudyError: they hold a code system that the study does not list.
     """
-    data, study = home.config.data, home.study
+    data, study, policy = home.config.data, home.study, home.policy()
+    floor = policy.min_pair_patients
+
+    def wanted(codes: tuple[str, ...]) -> Int64s | None:
+        return None if last is None else doubtful_cells(codes, last, policy)
+
     if data.database.startswith("spark:"):
         # Spark and its libraries are an extra.
         from site_agent.spark import count_in_spark  # noqa: PLC0415
@@ -134,21 +168,34 @@ def count_site(home: Home, machine: Resources, *, floor: int, progress: Progress
             study.counting,
             rollup=rollup,
             floor=floor,
+            exact=wanted,
+            salt=salt,
             today=data.latest_date,
             progress=progress,
         )
         _check_systems(found.codes, study)
-        parts = (found.codes, found.descriptions, found.skipped, found.n_rows)
+        parts = (found.codes, found.descriptions, found.skipped, found.n_rows, found.patients)
         return SiteCounts(found.counts, *parts, remove=lambda: None)
     staged = stage_events(home, machine, progress)
+    progress("comparing patients' events with those of earlier releases", 0.0)
+    patients = _fingerprints(staged, salt, study.counting.max_events_per_patient)
     runs = count_events(home, staged, machine, progress)
     counts = runs.total(floor=floor, memory=machine.memory // 2, threads=machine.threads)
+    cells = wanted(staged.codes)
+    if cells is not None:
+        counts = with_cells(counts, (runs.block(i) for i in range(len(runs.folders))), cells)
 
     def remove() -> None:
         runs.remove()
         staged.remove()
 
-    return SiteCounts(counts, staged.codes, staged.descriptions, staged.skipped, staged.n_rows, remove=remove)
+    parts = (staged.codes, staged.descriptions, staged.skipped, staged.n_rows, patients)
+    return SiteCounts(counts, *parts, remove=remove)
+
+
+def _fingerprints(staged: Staged, salt: bytes, most: int) -> Fingerprints:
+    keys = Keys.make(staged.codes, salt)
+    return gathered(patient_fingerprints(*staged.partition(i), keys, most) for i in range(staged.partitions))
 
 
 def _rollup_file(home: Home) -> Path | None:
@@ -189,7 +236,8 @@ def prepare_release(
 ) -> Prepared:
     """Everything from the source to a gated release; nothing leaves, and no coded event stays on the disk.
 
-    After a failure or a kill, coded events and counts that are whole stay in the work folder and are used again.
+    What the next release must be held against is kept as a candidate, which `site_agent.released.promote` makes the
+    reference. After a failure or a kill, coded events and counts that are whole stay in the work folder and are used again.
 
     Raises:
         DataError: the data cannot be used.
@@ -199,10 +247,16 @@ def prepare_release(
     """
     study, policy, machine = home.study, home.policy(), machine or resources(home.config.machine)
     with work_lock(home):
-        found = count_site(home, machine, floor=policy.min_pair_patients, progress=progress)
+        earlier, rules = remembered(home.folder), counting_rules(home)
+        last = earlier[-1].reference() if earlier else None
+        found = count_site(home, machine, last, salt=site_salt(home.folder), progress=progress)
         progress("withholding small cells", 0.0)
-        kept = suppress(found.counts, policy, shift=study.embedding.ppmi_shift)
-        check_enough(kept, policy, study)
+        differences = differences_from(earlier, found.patients, rules)
+        forgotten = previous if previous not in {"", *(r.digest for r in earlier)} else ""
+        same = not differences or not differences[-1].rules
+        shown = sticky_counts(found.counts, found.codes, last, policy, same_rules=same)
+        kept = suppress(shown.counts, policy, shift=study.embedding.ppmi_shift)
+        check_before_embedding(home, kept, shown.codes, differences, forgotten)
         progress("embedding codes", 0.0)
         view = cooccurrence_view(
             kept,
@@ -210,11 +264,15 @@ def prepare_release(
             shift=study.embedding.ppmi_shift,
             seed=study.embedding.seed,
         )
+        names = choose_names(home, [shown.codes[r] for r in kept.rows], found.descriptions)
+        update = {"names_released": len(names.released), "names_withheld": names.withheld}
+        kept = replace(kept, statistics=kept.statistics.model_copy(update=update))
         release = make_release(
             kept,
             (view,),
-            found.codes,
+            shown.codes,
             site_anchors(home),
+            descriptions=names.released,
             policy=policy,
             study=study,
             identity={
@@ -225,9 +283,21 @@ def prepare_release(
                 "agent_digest": agent_digest(),
             },
         )
+        keep_candidate(
+            home.folder, release.manifest.digest, reference=shown, patients=found.patients, rules=rules
+        )
         found.remove()
     progress("done", 1.0)
-    return Prepared(release, kept, found.codes, found.descriptions, found.skipped, found.n_rows)
+    return Prepared(
+        release,
+        kept,
+        shown.codes,
+        found.descriptions,
+        found.skipped,
+        found.n_rows,
+        changed=about_patients(differences[-1].patients, policy) if differences else "",
+        names_undecided=names.undecided,
+    )
 
 
 def site_anchors(home: Home) -> Mapping[str, str]:

@@ -298,7 +298,7 @@ def _digest(fingerprint: str, data: Data, rollup: Mapping[str, tuple[str, ...]] 
         _RULES,
         PARTITIONS,
         fingerprint,
-        data.model_dump(mode="json", exclude={"anchors"}),
+        data.model_dump(mode="json", exclude={"anchors", "terminology"}),
         None if rollup is None else sorted(rollup.items()),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

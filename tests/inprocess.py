@@ -24,6 +24,8 @@ def policy(study: StudySpec) -> Policy:
         min_pair_patients=study.privacy.min_pair_patients,
         margin_rounding=study.privacy.margin_rounding,
         max_dim=study.embedding.dim,
+        sticky_patients=study.privacy.sticky_patients,
+        min_changed_patients=study.privacy.min_changed_patients,
     )
 
 

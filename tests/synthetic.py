@@ -121,3 +121,12 @@ def header(signer: PrivateKeys, recipient: PrivateKeys, **changes: Any) -> Envel
         "expires": datetime.now(UTC) + timedelta(days=1),
     }
     return EnvelopeHeader(**(values | changes))
+
+
+def cells_moved(before: Any, after: Any) -> int:
+    """Published cells that differ between two `PairCounts` of the same codes: event pairs, their patients, codes."""
+    return int(
+        (before.events != after.events).nnz
+        + (before.pair_patients != after.pair_patients).nnz
+        + (before.code_patients != after.code_patients).sum()
+    )

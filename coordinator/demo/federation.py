@@ -7,6 +7,7 @@ coordinator or at a site would run, in a process of its own.
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from typing import Any
 from coordinator.demo.inputs import Inputs, generated, real
 from protocol.console import Step, out, print_json, progress, table
 from protocol.errors import FederationError, RoundError
+from protocol.files import write_atomic
 from protocol.processes import free_port, scripts_folder
 
 MARK = ".smile-demo"
@@ -27,6 +29,7 @@ MARK = ".smile-demo"
 
 _ROUND = "demo-1"
 _WAIT = "600"
+_SIGNER = "demo"
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Demo:
     def hub(self) -> Path:
         """The coordinator's home."""
         return self.folder / "coordinator"
+
+    @property
+    def passphrase(self) -> Path:
+        """What protects the keys of the demo's signers."""
+        return self.folder / "passphrase"
 
     def site(self, name: str) -> Path:
         """A site's home."""
@@ -64,6 +72,7 @@ def run_demo(
             step("reading the sites' files", 0.0)
             inputs = real(data, output / "data")
         demo = Demo(output, inputs)
+        write_atomic(demo.passphrase, secrets.token_hex(16) + "\n")
         previews, published = _federate(demo, step)
     if as_json:
         print_json({"previews": previews, "published": published})
@@ -131,7 +140,9 @@ def _make_site(demo: Demo, name: str) -> dict[str, Any]:
 def _preview_and_approve(demo: Demo, name: str) -> dict[str, Any]:
     home = ("--home", str(demo.site(name)))
     preview: dict[str, Any] = _json(_site("preview", "--json", *home))
-    _site("approve", "--digest", preview["manifest_digest"], "--yes", "--by", "demo", *home)
+    signer = ("--passphrase-file", str(demo.passphrase), *home)
+    _site("signer", "add", _SIGNER, *signer)
+    _site("approve", "--digest", preview["manifest_digest"], "--yes", "--by", _SIGNER, *signer)
     return preview
 
 

@@ -5,6 +5,7 @@ The folder's name is the round's identifier.
     call.json                 the signed call, opaque                     written by the round
     sites.json                {site: node id}                             written by the round
     outgoing/SITE.sealed      the result for a site                       written by the round
+    material.json             of a secure sum: what every site is sent    written by the sum
     received/SITE.sealed      a site's sealed file, its digest checked    written by the ServerApp
     received/SITE.SHA256.part a transfer under way                        written by the ServerApp
     progress/SITE.json        SiteProgress                                written by the ServerApp
@@ -136,6 +137,11 @@ class RoundDesk:
     def outgoing(self, site: str) -> Path:
         """The result for a site; a site without this file gets none."""
         return self.folder / "outgoing" / f"{_named(site)}.sealed"
+
+    @property
+    def material(self) -> Path:
+        """What every site is sent before it answers; only a step of a secure sum has it."""
+        return self.folder / "material.json"
 
     def report(self, progress: SiteProgress) -> None:
         """Replace what is known of a site."""

@@ -74,10 +74,15 @@ def printable(text: str) -> str:
 
 
 class Post:
-    """Pushes messages and pulls replies, each reply on its own, so that a bad one harms no other."""
+    """Pushes messages and pulls replies, each reply on its own, so that a bad one harms no other.
 
-    def __init__(self, grid: Grid, tick: float = 0.2) -> None:
-        self._grid, self._tick = grid, tick
+    Args:
+        room: which of a site's two rooms the messages are for, that of rounds or that of secure sums.
+        tick: seconds between two pulls.
+    """
+
+    def __init__(self, grid: Grid, room: Literal["round", "sum"] = "round", tick: float = 0.2) -> None:
+        self._grid, self._room, self._tick = grid, room, tick
         self._online: set[int] = set()
         self._failures = 0
 
@@ -93,7 +98,7 @@ class Post:
         Raises:
             SiteError: Flower did not take it.
         """
-        content = RecordDict({CONFIG: ConfigRecord(dict(config))})
+        content = RecordDict({CONFIG: ConfigRecord({"room": self._room, **config})})
         if data is not None:
             content[BLOCK] = ArrayRecord({DATA: Array("uint8", (len(data),), RAW, data)})
         message = Message(content, dst_node_id=node, message_type=f"query.{action}", ttl=TTL_SECONDS)
@@ -178,6 +183,16 @@ def read_answer(content: RecordDict, round_id: str) -> SiteAnswer:
     if answer.round != round_id:
         raise SiteError("The site's answer is about another round", "refused")
     return answer
+
+
+def read_attached(content: RecordDict, answer: SiteAnswer) -> bytes | None:
+    """The file that an answer speaks of, if the site sent it along; None for anything else."""
+    if BLOCK not in content:
+        return None
+    try:
+        return read_block(content, answer.size)
+    except SiteError:
+        return None
 
 
 def read_block(content: RecordDict, size: int) -> bytes:

@@ -10,9 +10,11 @@ that broke, or a run that was started again, goes on from there.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from flwr.app import Context
@@ -28,13 +30,17 @@ from coordinator.flower.post import (
     fetch,
     printable,
     read_answer,
+    read_attached,
     send,
 )
 from protocol.canonical import file_digest
 from protocol.errors import UsageError
-from protocol.files import sync_folder
+from protocol.files import sync_folder, write_atomic
 
 MAX_BLOCK = 32 << 20
+
+SMALL = 256 << 10
+"""Bytes of a sum's material that travel with the call."""
 
 LOOK_SECONDS = 10.0
 """One look at all sites waits so long; an answer that comes later is taken at the next look."""
@@ -46,11 +52,25 @@ ATTEMPTS = 5
 """Failed transfers after which a site is refused for this run: unread blocks fill the database."""
 
 
-# --- The two phases ------------------------------------------------------------------------------------
+# --- The phases ----------------------------------------------------------------------------------------
+
+
+class _Phase:
+    """What only some phases do."""
+
+    def enclosed(self, site: str) -> Request:
+        """What goes to a site beside the call."""
+        del site
+        return {}
+
+    def attached(self, site: str, answer: SiteAnswer, data: bytes) -> bool:
+        """Whether the bytes that came with an answer were taken, so that none need to move."""
+        del site, answer, data
+        return False
 
 
 @dataclass
-class Collect:
+class Collect(_Phase):
     """Sealed files come in."""
 
     desk: RoundDesk
@@ -81,7 +101,7 @@ class Collect:
 
 
 @dataclass
-class Deliver:
+class Deliver(_Phase):
     """Results go out."""
 
     desk: RoundDesk
@@ -111,8 +131,64 @@ class Deliver:
         return "sending"
 
 
+@dataclass
+class Converse(_Phase):
+    """A step of a secure sum: its material goes out, then each site's answer comes in.
+
+    What is small travels with the call and with the answer, to and from all sites at once: a message
+    costs seconds, and a sum has eight steps. What is large moves one site at a time, as sealed files do.
+    """
+
+    desk: RoundDesk
+    moving: State = "receiving"
+    attempts: int = ATTEMPTS
+    held: set[str] = field(default_factory=set)
+
+    @cached_property
+    def material(self) -> str:
+        """Digest of the step's material."""
+        return file_digest(self.desk.material)
+
+    def enclosed(self, site: str) -> Request:
+        """A small material, until the site speaks of it."""
+        if site in self.held or self.desk.material.stat().st_size > SMALL:
+            return {}
+        return {"material": self.desk.material.read_bytes()}
+
+    def attached(self, site: str, answer: SiteAnswer, data: bytes) -> bool:
+        """Keep a small answer, if it is the one announced; otherwise it is fetched."""
+        if hashlib.sha256(data).hexdigest() != answer.sha256:
+            return False
+        write_atomic(self.desk.received(site), data)
+        return True
+
+    def settled(self, site: str) -> bool:
+        """An earlier run brought the site's answer."""
+        return self.desk.received(site).exists()
+
+    def heard(self, site: str, answer: SiteAnswer) -> tuple[State, bool]:
+        """The state that follows from an answer; material goes to a site that does not speak of it yet."""
+        if answer.state == "sealed":
+            if not (answer.sha256 and answer.size):
+                raise SiteError("The site names no file", "refused")
+            return "sealed", True
+        if answer.sha256 == self.material and answer.state in {"preparing", "awaiting-approval", "refused"}:
+            self.held.add(site)
+            return ("refused" if answer.state == "refused" else "awaiting-approval"), False
+        return "sending", site not in self.held and self.desk.material.stat().st_size > SMALL
+
+    def move(self, site: str, answer: SiteAnswer, turn: Turn) -> State:
+        """Send the material, or fetch the answer; the state afterwards."""
+        if answer.state == "sealed":
+            return Collect(self.desk).move(site, answer, turn)
+        if send(turn, self.desk.material, self.material):
+            self.held.add(site)
+        return "sending"
+
+
 ENDS: frozenset[State] = frozenset({"received", "refused", "delivered"})
-PHASES: dict[str, type[Collect] | type[Deliver]] = {"collect": Collect, "deliver": Deliver}
+Phase = Collect | Deliver | Converse
+PHASES: dict[str, type[Phase]] = {"collect": Collect, "deliver": Deliver, "sum": Converse}
 
 
 @dataclass
@@ -120,7 +196,7 @@ class Visit:
     """One phase over all sites: look at every site, let those that are ready move bytes, and again."""
 
     post: Post
-    phase: Collect | Deliver
+    phase: Phase
     sites: dict[str, int]
     block: int
     poll: float
@@ -151,7 +227,7 @@ class Visit:
                 self.note(site, "offline", "The site's node is not connected.")
             elif site not in self.asked:
                 try:
-                    self.asked[site] = self.post.send(node, "call", request)
+                    self.asked[site] = self.post.send(node, "call", {**request, **self.phase.enclosed(site)})
                 except SiteError as error:
                     self.fail(site, error)
         end = min(time.monotonic() + LOOK_SECONDS, self.deadline)
@@ -169,6 +245,9 @@ class Visit:
                 return
             answer = read_answer(content, self.phase.desk.round_id)
             state, moves = self.phase.heard(site, answer)
+            data = read_attached(content, answer)
+            if moves and data is not None and self.phase.attached(site, answer, data):
+                state, moves = "received", False
         except SiteError as error:
             del self.asked[site]
             self.fail(site, error)
@@ -240,7 +319,7 @@ def main(grid: Grid, context: Context) -> None:
         )
     desk.log(f"run {context.run_id}: {config['phase']}")
     Visit(
-        post=Post(grid),
+        post=Post(grid, "sum" if phase is Converse else "round"),
         phase=phase(desk),
         sites={site: node for site, node in sites.items() if site in wanted},
         block=max(1, min(int(config["block-bytes"]), MAX_BLOCK)),

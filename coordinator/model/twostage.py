@@ -4,7 +4,8 @@ Where most codes are held by one source and clusters have two or three members, 
 towards a mean that the code itself dominates, and its posterior is sure of everything. Here u_i is estimated from
 its own sources alone, clusters are found by average linkage, and a code's membership is judged by the other members:
 
-1. whitened sources x~_i^s = B_s u_i + e, e ~ N(0, I): u_i = (t I + sum_s B_s'B_s)^-1 sum_s B_s'x~_i^s, to unit length;
+1. whitened sources x~_i^s = B_s u_i + e, e ~ N(0, I): u_i = (t I + sum_s B_s'B_s)^-1 sum_s B_s'x~_i^s, to unit length,
+   the sums over the sources that speak for code i: where a source only ties frames together, it does not move u_i;
 2. average-linkage clusters of the u_i by cosine; mu_k their mean directions, kappa as in `fit_concentration`;
 3. P(z_i = k) proportional to vMF(u_i; direction of S_k, kappa_k), with S_k the sum of cluster k's other members and
    A_d(kappa_k) = A_d(kappa) A_d(kappa |S_k|): the density of a new member when the mean is known from those
@@ -16,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from coordinator.model import alignment, clusters, vmf
@@ -37,6 +39,7 @@ def fit_two_stage(
     dim: int,
     categories: Index | None = None,
     candidates: Mapping[int, Sequence[int]] | None = None,
+    speaks: Sequence[npt.NDArray[np.bool_]] | None = None,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> SmileFit:
@@ -50,6 +53,8 @@ def fit_two_stage(
         dim: d >= 2, below every source's number of columns.
         categories: (n,) category of each code, for the choice; one for all without it.
         candidates: the numbers of clusters to choose from, by category.
+        speaks: for each source, which of its rows say where their codes lie; the others only help to find the
+            source's loadings and noise. By default all. Some source must speak for every code.
         seed: of the clustering above 8,000 codes, where it is spherical k-means.
         progress: told the step and the share done.
 
@@ -74,7 +79,7 @@ def fit_two_stage(
         View(v.name, v.codes, whitened(v.scores, p), v.columns)
         for v, p in zip(views, noise.precision, strict=True)
     ]
-    embedding, rest = latent_means(white, noise.embedding)
+    embedding, rest = latent_means(white, noise.embedding, speaks)
     tell("grouping synonyms", 0.6)
     if n_clusters is None:
         kinds = np.zeros(n_codes, dtype=np.intp) if categories is None else categories
@@ -117,26 +122,34 @@ def _grouped_by_category(
     return labels
 
 
-def latent_means(views: Sequence[View], start: Array) -> tuple[Array, tuple[float, ...]]:
+def latent_means(
+    views: Sequence[View], start: Array, speaks: Sequence[npt.NDArray[np.bool_]] | None = None
+) -> tuple[Array, tuple[float, ...]]:
     """Stage 1: unit rows u_i from whitened views, and the noise variance that is left in each.
 
     Args:
         views: sources with white noise.
         start: (n, d) embedding that the loadings are regressed on.
+        speaks: for each view, which of its rows count as evidence of their codes; all without it.
+
+    Law: given the loadings, u_i does not depend on a row that does not speak.
     """
     n, dim = start.shape
     points = alignment.unit_rows(start)
-    present, which = patterns(views, n)
+    if speaks is None:
+        speaks = [np.ones(len(view.codes), dtype=bool) for view in views]
+    heard = [View(v.name, v.codes[m], v.scores[m], v.columns) for v, m in zip(views, speaks, strict=True)]
+    present, which = patterns(heard, n)
     gram = np.zeros((len(present), dim, dim))
     evidence = np.zeros((n, dim))
     rest = []
-    for s, view in enumerate(views):
+    for s, (view, said) in enumerate(zip(views, heard, strict=True)):
         own = points[view.codes]
         loading = np.linalg.lstsq(own, view.scores, rcond=None)[0].T
         variance = _noise_left(view.scores - own @ loading.T, dim)
         rest.append(variance)
         gram += present[:, s][:, None, None] * (loading.T @ loading / variance)
-        evidence[view.codes] += view.scores @ loading / variance
+        evidence[said.codes] += said.scores @ loading / variance
     cover = np.linalg.inv(gram + _SHRINKAGE * dim * np.eye(dim))
     means = np.einsum("ne,ned->nd", evidence, cover[which])
     return alignment.unit_rows(means), tuple(rest)

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.report.checks import Checks
 from coordinator.report.text import safe_text
 
 TextArray = NDArray[Any]
@@ -249,6 +250,7 @@ class ReportData:
         quality: scores against known truth, or `None` when none is known.
         map_method: how `codes.xy` was computed, for the caption ("first two principal components").
         review: clusters to look at first; `None` takes `clusters_to_review(codes, names)`.
+        checks: what the checks said of the sites' releases; `None` where none were made.
 
     Raises:
         ValueError: `codes.member` has not one column for each site, or a member column of a site
@@ -267,6 +269,7 @@ class ReportData:
     quality: Quality | None = None
     map_method: str = ""
     review: tuple[ClusterToReview, ...] | None = None
+    checks: Checks | None = None
 
     def __post_init__(self) -> None:
         if self.codes.member.shape[1] != len(self.sites):

@@ -10,7 +10,7 @@ the sum of n sites then has n times the variance that one trusted adder would ne
 from site_agent.budget.accounting import noise_multiplier, spent_epsilon
 from site_agent.budget.bounding import keep_codes, sensitivity
 from site_agent.budget.ledger import BudgetLedger, Spending
-from site_agent.budget.noise import add_noise
+from site_agent.budget.noise import add_noise, noisy
 
 __all__ = [
     "BudgetLedger",
@@ -18,6 +18,7 @@ __all__ = [
     "add_noise",
     "keep_codes",
     "noise_multiplier",
+    "noisy",
     "sensitivity",
     "spent_epsilon",
 ]

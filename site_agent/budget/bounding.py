@@ -48,7 +48,8 @@ def keep_codes(
 def sensitivity(statistic: Statistic, codes_per_patient: int) -> float:
     """L2 distance by which one patient more or less moves counts of distinct patients.
 
-    sqrt(k) for the counts of k codes; sqrt(k (k + 1) / 2) for those of their pairs, a code with itself included.
+    sqrt(k + 1) for the counts of k codes and of all patients; sqrt(k (k + 1) / 2) for those of their pairs, a code with
+    itself included.
     """
     k = codes_per_patient
-    return math.sqrt(k if statistic == "margins" else k * (k + 1) / 2)
+    return math.sqrt(k + 1 if statistic == "margins" else k * (k + 1) / 2)

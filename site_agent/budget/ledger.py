@@ -83,4 +83,5 @@ class BudgetLedger:
         return Spending(multiplier, scale, after)
 
     def _multipliers(self) -> list[float]:
-        return [float(e["noise_multiplier"]) for e in Ledger(self.path).verify() if e["event"] == "spent"]
+        entries = Ledger(self.path).verify()
+        return [float(e.facts["noise_multiplier"]) for e in entries if e.event == "spent"]

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from protocol.arrays import IntVector
 from protocol.errors import UsageError
+from protocol.secure_sum.fixed import Int64Vector
+from site_agent.budget.bounding import Statistic
 
 
-def add_noise(values: IntVector, scale: float) -> IntVector:
+def noisy(values: Int64Vector, statistic: Statistic, scale: float) -> Int64Vector:
+    """A vector of a sum with its noise.
+
+    Of margins (2n + 1,), whose first and second n are the same numbers, each number is given one noise: two would cost twice.
+    """
+    if statistic == "cells":
+        return add_noise(values, scale)
+    n = len(values) // 2
+    found = add_noise(values[n:], scale)
+    return np.concatenate([found[:n], found])
+
+
+def add_noise(values: Int64Vector, scale: float) -> Int64Vector:
     """Add a discrete Gaussian of this standard deviation to each value; from the system's random bits.
 
     Differences of exact samples on the integers give nothing away in their last bits, as those of

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, repeat
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from site_agent.cooccurrence.common import Common
 from site_agent.cooccurrence.counts import PairCounts, add_counts, matrices
 from site_agent.cooccurrence.summing import bucket_sizes, sum_buckets
 from site_agent.cooccurrence.writing import PAGE, in_order, write_pairs
@@ -19,14 +20,13 @@ from site_agent.cooccurrence.writing import PAGE, in_order, write_pairs
 MAX_EVENTS_PER_PATIENT = 20_000
 MEMORY = 2 * 2**30
 
-_BYTES_A_PAIR = (
-    48  # 8 in the pool; at worst each pair is a cell of its own: 12 as it is summed, 28 in the result
-)
+_BYTES_A_PAIR = 48  # 8 in the pool, at worst 24 in the result; the rest for the tables, the largest bucket and waiting parts
 _BUCKET_BITS = 8  # buckets as a power of two: a cache line and a memory page of each stay at hand
 _SPANS = 32  # ranges of buckets that threads take in turn
 _PARTS = 8  # counts of chunks that wait to be added
 _WHOLE_HISTORY = -1
 _NO_LIMIT = 2**62
+_MOST_PAIRS = 2**31 - 1  # of a chunk: a cell's number fits 32 bits
 
 
 def count_pairs(
@@ -116,20 +116,14 @@ class _Rule:
 class _Pool:
     """Where each thread writes pairs down; used again for each chunk."""
 
-    def __init__(self, rule: _Rule) -> None:
+    def __init__(self, rule: _Rule, code: NDArray[np.int32]) -> None:
         self.buckets = ((max(rule.n_codes, 1) - 1) >> rule.shift) + 1
         pages = rule.pages // rule.threads + self.buckets + 1
         self.pairs = np.empty((rule.threads, pages * PAGE), np.uint64)
         self.first = np.empty((rule.threads, self.buckets), np.int32)
         self.link = np.empty((rule.threads, pages), np.int32)
         self.position = np.empty((rule.threads, self.buckets), np.uint64)
-        self._cells = np.empty((3, 0), np.int32)
-
-    def room(self, cells: int) -> NDArray[np.int32]:
-        """(3, cells or more) columns, pairs and patients; the same memory each time, if it is enough."""
-        if self._cells.shape[1] < cells:
-            self._cells = np.empty((3, cells), np.int32)
-        return self._cells
+        self.common = Common.of(code, rule.n_codes, rule.threads, rule.pages * PAGE // 4)
 
 
 def _count(columns: _Columns, rule: _Rule) -> PairCounts:
@@ -138,13 +132,15 @@ def _count(columns: _Columns, rule: _Rule) -> PairCounts:
     at = ends[:-1].copy()
     if not columns[0].size:
         return PairCounts.none(rule.n_codes)
-    pool, parts = _Pool(rule), []
+    pool, parts = _Pool(rule, columns[2]), []
     with ThreadPoolExecutor(rule.threads) as executor:
         while (at < ends[1:]).any():
             written = _write(executor, columns, rule, pool, at, ends[1:])
             stuck = [t for t in range(rule.threads) if written.row[t] == at[t] < ends[t + 1]]
             parts.append(_sum(executor, rule, pool, written))
             at = written.row
+            if (at < ends[1:]).any():
+                pool.common.clear()
             for t in stuck:
                 stop = int(
                     at[t] + np.searchsorted(columns[0][at[t] : ends[t + 1]], columns[0][at[t]], side="right")
@@ -172,7 +168,7 @@ def _count_one(
             middle = (low + high) // 2
             waiting += [(middle, high), (low, middle)]
         else:
-            pool = _Pool(replace(rule, pages=2 * rule.threads * pool.link.shape[1]))
+            pool = _Pool(replace(rule, pages=2 * rule.threads * pool.link.shape[1]), columns[2][:0])
             waiting.append((low, high))
     whole = add_counts(parts, threads=rule.threads)
     one = parts[0]
@@ -208,7 +204,14 @@ def _write(
     def write(t: int) -> tuple[int, int, int, int]:
         tables = (pool.pairs[t], pool.first[t], pool.link[t], pool.position[t], code_patients[t])
         where, limits = (int(begin[t]), int(end[t])), (rule.limit, rule.days)
-        return write_pairs(*columns, *where, *limits, span, rule.shift, rule.column_bits, *tables)
+        # A range of codes is asked for where one patient is too much for the tables: none is common then.
+        dense, repeats = pool.common.table[t], pool.common.repeats[t]
+        if span is not None:
+            dense, repeats = dense[:0], repeats[:0]
+        room, bits = _MOST_PAIRS // rule.threads, (rule.shift, rule.column_bits)
+        return write_pairs(
+            *columns, *where, *limits, span, *bits, room, pool.common.rank, dense, repeats, *tables
+        )
 
     done = np.array(list(executor.map(write, range(rule.threads))), np.int64)
     return _Written(done[:, 0], done[:, 1:].sum(axis=0), code_patients.sum(axis=0))
@@ -217,16 +220,18 @@ def _write(
 def _sum(executor: ThreadPoolExecutor, rule: _Rule, pool: _Pool, written: _Written) -> PairCounts:
     filled = np.zeros(pool.buckets << rule.shift, np.int64)
     sizes = bucket_sizes(pool.first, pool.link, pool.position)
+    common = np.sort(pool.common.code)
+    np.add.at(sizes, common >> rule.shift, common.size - np.arange(common.size))
     place = np.concatenate([[0], np.cumsum(sizes)])
-    # Memory that is asked for in small parts, and given back, costs more than the sums.
-    room = pool.room(int(place[-1]))
+    most = int(place[-1])
+    cells = (np.empty(most, np.int32), np.empty(most, np.int64), np.empty(most, np.int64))
     scratch: SimpleQueue[tuple[NDArray[np.uint64], NDArray[np.int64]]] = SimpleQueue()
     for _ in range(rule.threads):
         scratch.put((np.empty(int(sizes.max(initial=0)), np.uint64), np.zeros((rule.n_codes, 2), np.int64)))
 
     def add(span: tuple[int, int]) -> int:
         own = scratch.get()
-        column, pairs, patients = (part[place[span[0]] : place[span[1]]] for part in room)
+        part = slice(place[span[0]], place[span[1]])
         size = sum_buckets(
             *span,
             rule.shift,
@@ -235,30 +240,36 @@ def _sum(executor: ThreadPoolExecutor, rule: _Rule, pool: _Pool, written: _Writt
             pool.first,
             pool.link,
             pool.position,
+            (*pool.common,),
             *own,
-            column,
-            pairs,
-            patients,
+            cells[0][part],
+            cells[1][part],
+            cells[2][part],
             filled,
         )
         scratch.put(own)
         return int(size)
 
-    cuts = np.unique(np.searchsorted(place, np.linspace(0, place[-1], _SPANS + 1)[1:-1]))
+    # One thread goes through all buckets at once: then no cells have to be moved.
+    n_spans = _SPANS if rule.threads > 1 else 1
+    cuts = np.unique(np.searchsorted(place, np.linspace(0, most, n_spans + 1)[1:-1]))
     spans = list(pairwise([0, *cuts[(cuts > 0) & (cuts < pool.buckets)].tolist(), pool.buckets]))
     counted = list(executor.map(add, spans))
-    stop = np.cumsum(counted)
-    wholes = tuple(np.empty(stop[-1], kind) for kind in (np.int32, np.int64, np.int64))
-
-    def join(i: int) -> None:
-        first = place[spans[i][0]]
-        for whole, part in zip(wholes, room, strict=True):
-            whole[stop[i] - counted[i] : stop[i]] = part[first : first + counted[i]]
-
-    list(executor.map(join, range(len(spans))))
-    events, pair_patients = matrices(filled[: rule.n_codes], *wholes)
+    begins = [int(place[span[0]]) for span in spans]
+    list(executor.map(_close_up, cells, repeat(begins), repeat(counted)))
+    events, pair_patients = matrices(filled[: rule.n_codes], *cells)
     n_patients, n_events, capped = (int(n) for n in written.tallies)
     return PairCounts(events, pair_patients, written.code_patients, n_patients, n_events, capped)
+
+
+def _close_up(whole: NDArray[Any], begins: list[int], sizes: list[int]) -> None:
+    """Move the parts of an array to its front, and give the rest back: half the memory of copying them elsewhere."""
+    stop = 0
+    for begin, size in zip(begins, sizes, strict=True):
+        if begin > stop:
+            whole[stop : stop + size] = whole[begin : begin + size]
+        stop += size
+    whole.resize(stop, refcheck=False)  # what was lent of it is out of use
 
 
 def _patient_cuts(patient: NDArray[np.int64], threads: int) -> NDArray[np.int64]:

@@ -18,11 +18,12 @@ from site_agent.cooccurrence.writing import PAGE_BITS
 
 _32 = np.uint64(32)
 _LOW_32 = np.uint64(0xFFFFFFFF)
-_ONE = np.uint64(1)
+_ONE, _6, _63 = np.uint64(1), np.uint64(6), np.uint64(63)
 
 trailing_zeros: Any = _trailing_zeros  # compiled code alone can call it
 _Int32s = NDArray[np.int32]
 _Int64s = NDArray[np.int64]
+_UInt32s = NDArray[np.uint32]
 _UInt64s = NDArray[np.uint64]
 
 
@@ -49,11 +50,12 @@ def sum_buckets(
     first: _Int32s,
     link: _Int32s,
     position: _UInt64s,
+    common: tuple[_Int32s, _Int32s, _UInt64s, _UInt32s],
     by_row: _UInt64s,
     table: _Int64s,
     column: _Int32s,
-    pairs: _Int32s,
-    patients: _Int32s,
+    pairs: _Int64s,
+    patients: _Int64s,
     filled: _Int64s,
 ) -> int:
     """Write the cells of the rows in buckets [begin, end) by row and column; how many there are.
@@ -69,55 +71,78 @@ def sum_buckets(
         first: (threads, buckets) first page.
         link: (threads, pages) the page that follows.
         position: (threads, buckets) end of the last page's pairs.
+        common: code, rank, table and repeats of `common.Common`.
         by_row: scratch for the pairs of one bucket.
         table: zeros (n_codes, 2), left as zeros. Of a column: pairs in the low and patients in the high 32 bits; 1 + the
             latest patient.
-        column: room for as many cells as the buckets have pairs; pairs and patients likewise.
+        column: room for as many cells as the buckets have pairs and cells of common codes; pairs and patients likewise.
         pairs: event pairs of each cell.
         patients: distinct patients of each cell.
         filled: (rows,) set to the cells of each row.
     """
-    n_codes = table.shape[0]
+    code, rank = common[0], common[1]
     row_end = np.empty((1 << shift) + 1, np.int64)
-    touched = np.empty(n_codes + 1, np.int32)
-    marked = np.zeros((n_codes >> 6) + 1, np.uint64)
+    marked = np.zeros((rank.size >> 6) + 1, np.uint64)
     column_mask = (_ONE << np.uint64(column_bits)) - _ONE
-    cells = 0
+    cells = np.uint64(0)
     for b in range(begin, end):
         _sort_by_row(b, column_bits, pool, first, link, position, by_row, row_end)
-        i = 0
-        for r in range(1 << shift):
-            if row_end[r] == i:
-                continue
-            n_touched = 0
-            while i < row_end[r]:
+        start = np.uint64(0)
+        for row in range(b << shift, min((b + 1) << shift, rank.size)):
+            stop = np.uint64(row_end[row - (b << shift)])
+            for i in range(start, stop):
                 pair = by_row[i]
                 k = (pair >> _32) & column_mask
                 who = np.int64(pair & _LOW_32) + 1
-                cell = table[k, 0]
-                touched[n_touched] = k
-                n_touched += int(cell == 0)
-                table[k, 0] = cell + 1 + (np.int64(table[k, 1] != who) << 32)
+                table[k, 0] += 1 + (np.int64(table[k, 1] != who) << 32)
                 table[k, 1] = who
-                i += 1
-            for t in range(n_touched):
-                k = touched[t]
-                marked[k >> 6] |= _ONE << np.uint64(k & 63)
-            row, before = (b << shift) + r, cells
+                marked[k >> _6] |= _ONE << (k & _63)
+            start = stop
+            if rank[row] < code.size:
+                _add_common(row, *common, table, marked)
+            before = cells
             for word in range(row >> 6, marked.size):
                 bits = marked[word]
                 marked[word] = 0
                 while bits != 0:
-                    k = np.int64(word << 6) + np.int64(trailing_zeros(bits))
+                    column[cells] = (word << 6) + np.int64(trailing_zeros(bits))
                     bits &= bits - _ONE
-                    column[cells] = k
-                    pairs[cells] = table[k, 0] & 0xFFFFFFFF
-                    patients[cells] = table[k, 0] >> 32
-                    cells += 1
-                    table[k, 0] = 0
-                    table[k, 1] = 0
+                    cells += _ONE
+            for i in range(before, cells):
+                k = np.uint64(column[i])
+                pairs[i] = table[k, 0] & 0xFFFFFFFF
+                patients[i] = table[k, 0] >> 32
+                table[k, 0] = 0
+                table[k, 1] = 0
             filled[row] = cells - before
-    return cells
+    return np.int64(cells)
+
+
+@njit(cache=True, nogil=True)
+def _add_common(
+    row: int,
+    code: _Int32s,
+    rank: _Int32s,
+    dense: _UInt64s,
+    repeats: _UInt32s,
+    table: _Int64s,
+    marked: _UInt64s,
+) -> None:
+    """Add what all threads counted of a common code, with common codes from itself on, to its row's table."""
+    own = rank[row]
+    for other in range(code.size):
+        k = np.uint64(code[other])
+        if k < np.uint64(row):
+            continue
+        high, low = max(own, other), min(own, other)
+        cell = np.uint64(high * (high + 1) // 2 + low)
+        events = again = np.int64(0)
+        for t in range(dense.shape[0]):
+            events += np.int64(dense[t, cell] & _LOW_32)
+            again += np.int64(repeats[t, cell])
+        if events > 0:
+            table[k, 0] += events + ((events - again) << 32)
+            marked[k >> _6] |= _ONE << (k & _63)
 
 
 @njit(cache=True, nogil=True)
@@ -152,7 +177,7 @@ def _sort_by_row(
         page = first[t, b]
         while page >= 0:
             for i in range(np.int64(page) << PAGE_BITS, _stop(t, page, b, link, position)):
-                pair = pool[t, i]
+                pair = pool[t, np.uint64(i)]
                 r = pair >> row_shift
                 by_row[np.uint64(row_end[r])] = pair
                 row_end[r] += 1

@@ -13,7 +13,7 @@ from site_agent.doctor.estimate import Estimate, estimate
 from site_agent.doctor.findings import Check, Result, findings
 from site_agent.doctor.numbers import EXACT, Numbers
 from site_agent.doctor.profiling import Profile, profile
-from site_agent.gate import suppress
+from site_agent.gate import allowed_dim, suppress
 from site_agent.prepare import count_events, site_anchors, stage_events, work_lock
 from site_agent.resources import Resources, resources
 from site_agent.sources import Progress, silent
@@ -160,7 +160,8 @@ def _floors(home: Home, staged: Staged, machine: Resources, progress: Progress) 
     s = suppress(counts, policy, shift=home.study.embedding.ppmi_shift).statistics
     enough = s.codes_released >= 2 * home.study.embedding.codes_per_dim
     return ("ok" if enough else "look"), (
-        f"{s.codes_released:,} of {s.codes_seen:,} codes and {s.mass_kept:.0%} of co-occurrences pass the floors"
+        f"{s.codes_released:,} of {s.codes_seen:,} codes and {s.mass_kept:.0%} of co-occurrences pass the floors; "
+        f"at most {allowed_dim(s.codes_released, policy, home.study)} dimensions may leave"
     )
 
 

@@ -1,10 +1,12 @@
 """The site's answers to the coordinator's messages: calls in, states out, sealed blocks both ways.
 
-Three actions, all of them on the exchange folder and nothing else:
+Three actions, all of them on the exchange folder and nothing else; `room` is "round" or "sum":
 
-    query.call      {round, call}                      -> the round's SiteStatus
-    query.block     {sha256, offset, size}             -> {} and the bytes
-    query.deliver   {sha256, total, offset}, the bytes -> {held}
+    query.call      {room, round, call, material}            -> the round's SiteStatus, and a small answer's bytes
+    query.block     {room, sha256, offset, size}             -> {} and the bytes
+    query.deliver   {room, sha256, total, offset}, the bytes -> {held}
+
+Only the steps of sums bring material with the call, and only if it is small, or send an answer with the status.
 """
 
 from __future__ import annotations
@@ -17,12 +19,16 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
+from protocol.canonical import digest
 from protocol.errors import FederationError, ProtocolError
 from site_agent.exchange import Exchange, SiteStatus
 
 CONFIG, BLOCK, DATA = "config", "block", "data"
 RAW = "raw"
 """Serialisation type of our arrays: plain bytes, so that no side parses an .npy header of the other."""
+
+SMALL = 256 << 10
+"""Bytes of an answer in a sum that travel with the status."""
 
 Handler = Callable[[RecordDict], RecordDict]
 V = TypeVar("V", int, str, bytes)
@@ -38,23 +44,36 @@ def make_app(exchange: Exchange, site: str) -> ClientApp:
     """
     app = ClientApp()
 
+    def room(config: ConfigRecord) -> Exchange:
+        name = _value(config, "room", str)
+        if name not in {"round", "sum"}:
+            raise ProtocolError("The coordinator's message names a room that there is not")
+        return exchange if name == "round" else exchange.sums
+
     def call(content: RecordDict) -> RecordDict:
         config = _config(content)
-        exchange.put_call(_value(config, "call", bytes))
+        place = room(config)
+        place.put_call(_value(config, "call", bytes))
         round_id = _value(config, "round", str)
-        status = exchange.status(round_id) or SiteStatus(round=round_id, state="unknown")
+        status = place.status(round_id) or SiteStatus(round=round_id, state="unknown")
+        if place is not exchange and "material" in config and status.state != "sealed":
+            data = _value(config, "material", bytes)
+            if status.sha256 != (sha256 := digest(data)):
+                place.put_result_block(sha256, len(data), 0, data)
+        if place is not exchange and status.state == "sealed" and 0 < status.size <= SMALL:
+            return _reply(status.model_dump(), place.read_block(status.sha256, 0, SMALL))
         return _reply(status.model_dump())
 
     def block(content: RecordDict) -> RecordDict:
         config = _config(content)
-        data = exchange.read_block(
+        data = room(config).read_block(
             _value(config, "sha256", str), _value(config, "offset", int), _value(config, "size", int)
         )
         return _reply({}, data)
 
     def deliver(content: RecordDict) -> RecordDict:
         config = _config(content)
-        held = exchange.put_result_block(
+        held = room(config).put_result_block(
             _value(config, "sha256", str),
             _value(config, "total", int),
             _value(config, "offset", int),

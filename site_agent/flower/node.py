@@ -6,6 +6,7 @@ certificate of the coordinator's authority and the exchange folder.
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import sys
@@ -71,11 +72,16 @@ class NodeConfig:
             raise UsageError(
                 f"{self.address!r} is no address", do="Write host:port, for example map.example.org:8443"
             )
-        if not self.ca.is_file():
-            raise UsageError(f"The coordinator's CA certificate {self.ca} is missing", do="Enrol again")
-        if not self.key.is_file():
+        if not os.access(self.ca, os.R_OK):
+            raise UsageError(
+                f"The coordinator's CA certificate {self.ca} is missing, or this account may not read it",
+                do="Take it from the coordinator's invitation",
+            )
+        if not os.access(self.key, os.R_OK):
             raise KeyFileError(
-                f"The node key {self.key} is missing", do="Make one with new_node_key and enrol it"
+                f"The node key {self.key} is missing, or this account may not read it",
+                why="perhaps the connection runs under an account of its own",
+                do="Then use site-agent run --agent-only here; otherwise restore the backup",
             )
         if self.key.stat().st_mode & 0o077:
             raise KeyFileError(

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from protocol.errors import DataError
 from protocol.study import Counting
+from site_agent.changes import Fingerprints, Keys, gathered
 from site_agent.config import Data
 from site_agent.cooccurrence import PairCounts
 from site_agent.cooccurrence.counts import matrices
@@ -45,6 +46,7 @@ class SparkCounted:
             from a public terminology, else the smallest.
         skipped: reason -> number of rows that were left out for it.
         n_rows: coded events, before duplicates are dropped.
+        patients: salted fingerprints of the patients' events, if a salt was given; empty otherwise.
     """
 
     counts: PairCounts
@@ -52,6 +54,7 @@ class SparkCounted:
     descriptions: Mapping[str, Description]
     skipped: Mapping[str, int]
     n_rows: int
+    patients: Fingerprints
 
 
 def count_in_spark(
@@ -61,6 +64,8 @@ def count_in_spark(
     *,
     rollup: Mapping[str, tuple[str, ...]] | None = None,
     floor: int = 0,
+    exact: Callable[[tuple[str, ...]], NDArray[np.int64] | None] = lambda _: None,
+    salt: bytes | None = None,
     today: date | None = None,
     partitions: int | None = None,
     progress: Progress = silent,
@@ -76,6 +81,8 @@ def count_in_spark(
         rule: which pairs count.
         rollup: as `site_agent.sources.rollup.rollup_of` gives it.
         floor: cells that fewer distinct patients have are withheld before anything comes here.
+        exact: given the CURIEs, names cells (row * n + column, increasing) that are not withheld, however small.
+        salt: of fingerprints of the patients' events (`site_agent.changes`); none are made without it.
         today: dates after this day are refused; the current day if None.
         partitions: Spark tasks over which patients are dealt out; if None one for each 2 million rows, at least one a core.
         progress: told each step, and the share of its Spark tasks that are done.
@@ -95,7 +102,7 @@ def count_in_spark(
     with open_tables(session_or_source, source) as tables:
         run = _Run(session_of(tables), source.name, progress)
         try:
-            return _count(run, tables, data, rule, rollup, floor, today, partitions)
+            return _count(run, tables, data, rule, rollup, floor, exact, salt, today, partitions)
         except (*tables._database.errors, pa.ArrowException) as error:
             raise explain(error, source.name) from None
         finally:
@@ -109,6 +116,8 @@ def _count(
     rule: Counting,
     rollup: Mapping[str, tuple[str, ...]] | None,
     floor: int,
+    exact: Callable[[tuple[str, ...]], NDArray[np.int64] | None],
+    salt: bytes | None,
     today: date | None,
     partitions: int | None,
 ) -> SparkCounted:
@@ -121,13 +130,18 @@ def _count(
     buckets = max(n * BUCKETS_A_PARTITION, math.ceil(cleaner.kept / tasks.BUCKET_ROWS))
     scatter = tasks.Scatter(pa.array(codes), buckets)
     with _pieces_in_arrow(run.session):
-        sums = _sums(run, coded, scatter, rule, floor, n)
+        sums = _sums(run, _blocks(coded, scatter, n), tasks.Floor(floor, exact(codes)), rule, len(codes), n)
+        patients = gathered(())
+        if salt is not None:
+            task = tasks.FingerprintPatients(Keys.make(codes, salt), rule.max_events_per_patient)
+            patients = _fingerprints(run, _blocks(coded, scatter, n), task)
     return SparkCounted(
         counts=_pair_counts(sums, span_cuts(len(codes))),
         codes=codes,
         descriptions=descriptions,
         skipped=skipped,
         n_rows=cleaner.kept,
+        patients=patients,
     )
 
 
@@ -224,15 +238,18 @@ def _codes(run: _Run, coded: Any) -> tuple[tuple[str, ...], dict[str, Descriptio
     return tuple(row["text"] for row in rows), descriptions
 
 
+def _blocks(coded: Any, scatter: tasks.Scatter, partitions: int) -> Any:
+    """Coded rows by blocks of whole patients, in order of the blocks; a data frame of `tasks.PIECES`."""
+    rows = coded.where(coded.kind.isin(tasks.CODE, tasks.ROWS)).mapInArrow(scatter, tasks.PIECES)
+    return rows.repartition(partitions, "bucket").sortWithinPartitions("bucket")
+
+
 def _sums(
-    run: _Run, coded: Any, scatter: tasks.Scatter, rule: Counting, floor: int, partitions: int
+    run: _Run, blocks: Any, floor: tasks.Floor, rule: Counting, n_codes: int, partitions: int
 ) -> list[dict[str, Any]]:
     """The sums of all patients, by span."""
-    n_codes = len(scatter.codes)
     spans = span_cuts(n_codes)
     count = tasks.CountPatients(n_codes, rule.window, rule.max_events_per_patient, spans)
-    rows = coded.where(coded.kind.isin(tasks.CODE, tasks.ROWS)).mapInArrow(scatter, tasks.PIECES)
-    blocks = rows.repartition(partitions, "bucket").sortWithinPartitions("bucket")
     cells = blocks.mapInArrow(count, tasks.COUNTS)
     ranges = cells.repartition(min(partitions, len(spans) - 1), "span").sortWithinPartitions("span")
     sums = run.kept(ranges.mapInArrow(tasks.AddCounts(n_codes, spans, floor), tasks.SUMS))
@@ -242,6 +259,16 @@ def _sums(
         "collecting the sums", lambda: [unpacked(row.asDict()) for row in sums.toLocalIterator()]
     )
     return sorted(found, key=lambda part: int(part["span"]))
+
+
+def _fingerprints(run: _Run, blocks: Any, task: tasks.FingerprintPatients) -> Fingerprints:
+    """Of all patients: 16 bytes each come here, a partition at a time."""
+    hashes = run.kept(blocks.mapInArrow(task, tasks.HASHES))
+    run.action("comparing patients' events with those of earlier releases", hashes.count)
+    return gathered(
+        (np.frombuffer(row["whole"], np.uint64), np.frombuffer(row["days"], np.uint64))
+        for row in hashes.toLocalIterator()
+    )
 
 
 def _pair_counts(parts: list[dict[str, Any]], spans: NDArray[np.int64]) -> PairCounts:

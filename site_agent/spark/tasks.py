@@ -6,6 +6,7 @@ Rows travel in pieces and counts by spans (`site_agent.spark.layout`).
     Scatter         coded rows                -> coded rows by bucket of patients                       (PIECES)
     CountPatients   coded rows of a bucket    -> counts of its patients by span                         (COUNTS)
     AddCounts       counts of a span          -> their sum, small cells withheld                        (SUMS)
+    FingerprintPatients  coded rows of a bucket -> fingerprints of its patients' events                 (HASHES)
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pyarrow.compute as pc
 
 from protocol.errors import DataError, FederationError
 from site_agent.blocks import partition_of
+from site_agent.changes import Keys, patient_fingerprints
 from site_agent.config import Data
 from site_agent.cooccurrence import count_pairs
 from site_agent.cooccurrence.counts import sum_same_rows
@@ -60,6 +62,7 @@ COUNTS = (
     "n_patients bigint, n_events bigint, capped bigint"
 )
 SUMS = f"{COUNTS}, withheld_cells bigint, withheld_events bigint"
+HASHES = "whole binary, days binary"
 
 _CODED = pa.schema(
     [
@@ -240,22 +243,10 @@ class CountPatients:
 
     def __call__(self, batches: Batches) -> Batches:
         """Batches of `COUNTS`; those that come are in order of their buckets."""
-        waiting: list[Rows] = []
-        n_waiting = 0
-        for _, pieces in groupby(_pieces(batches), key=lambda piece: piece[0]):
-            bucket = [rows for _, rows in pieces]
-            size = sum(map(len, bucket))
-            if waiting and n_waiting + size > self.group_rows:
-                yield from self._counted(waiting)
-                waiting, n_waiting = [], 0
-            waiting += bucket
-            n_waiting += size
-        if waiting:
-            yield from self._counted(waiting)
+        for rows in _whole_patients(batches, self.group_rows):
+            yield from self._counted(rows)
 
-    def _counted(self, waiting: list[Rows]) -> Batches:
-        rows = np.concatenate(waiting)
-        waiting.clear()
+    def _counted(self, rows: Rows) -> Batches:
         counts = count_pairs(
             rows["patient"],
             rows["day"],
@@ -270,18 +261,54 @@ class CountPatients:
 
 
 @dataclass(frozen=True)
+class FingerprintPatients:
+    """Fingerprints of whole patients, one group of buckets after the other.
+
+    Attributes:
+        keys: of codes and days.
+        max_events: so many of a patient's latest events count.
+        group_rows: rows that are sorted at a time.
+    """
+
+    keys: Keys
+    max_events: int
+    group_rows: int = GROUP_ROWS
+
+    def __call__(self, batches: Batches) -> Batches:
+        """Batches of `HASHES`; those that come are in order of their buckets."""
+        for rows in _whole_patients(batches, self.group_rows):
+            ordered = rows[np.lexsort((rows["code"], rows["day"], rows["patient"]))]
+            patient, day, code = (np.ascontiguousarray(ordered[n]) for n in ("patient", "day", "code"))
+            hashes = patient_fingerprints(patient, day, code, self.keys, self.max_events)
+            yield pa.record_batch([pa.array([h.tobytes()]) for h in hashes], names=["whole", "days"])
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Which cells are withheld.
+
+    Attributes:
+        patients: cells that fewer distinct patients have in all are left out and tallied.
+        exact: but for these, row * n + column, increasing; None if there are none.
+    """
+
+    patients: int
+    exact: npt.NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
 class AddCounts:
     """Adds the counts of all groups of patients, span by span.
 
     Attributes:
         n_codes: how many codes there are.
         spans: as `CountPatients` has them.
-        floor: cells that fewer distinct patients have are left out and tallied.
+        floor: which cells are withheld.
     """
 
     n_codes: int
     spans: npt.NDArray[np.int64]
-    floor: int
+    floor: Floor
 
     def __call__(self, batches: Batches) -> Batches:
         """Batches of `SUMS`; those that come are in order of their spans."""
@@ -297,9 +324,16 @@ class AddCounts:
         cell, pairs, patients = (
             np.concatenate([part[name] for part in parts]) for name in ("cell", "pairs", "patients")
         )
+        exact = self.floor.exact
         filled, cells, below, below_events = sum_same_rows(
-            np.stack(pointers), (cell, pairs, patients), first, self.n_codes, self.floor
+            np.stack(pointers),
+            (cell, pairs, patients),
+            first,
+            self.n_codes,
+            self.floor.patients if exact is None else 0,
         )
+        if exact is not None:
+            filled, cells, below, below_events = self._withheld(filled, cells, first, exact)
         code_patients = np.sum([part["code_patients"] for part in parts], axis=0)
         arrays = (filled, *cells, code_patients)
         columns = {"span": pa.array([span], pa.int32())}
@@ -307,6 +341,38 @@ class AddCounts:
         columns |= {n: pa.array([sum(part[n] for part in parts)]) for n in TALLIES}
         columns |= {"withheld_cells": pa.array([below]), "withheld_events": pa.array([below_events])}
         return pa.record_batch(columns)
+
+    def _withheld(
+        self,
+        filled: npt.NDArray[np.int64],
+        cells: tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]],
+        first: int,
+        exact: npt.NDArray[np.int64],
+    ) -> tuple[npt.NDArray[np.int64], tuple[Any, Any, Any], int, int]:
+        """Sums without cells below the floor but for the exact ones, as `sum_same_rows` gives them."""
+        column, pairs, patients = cells
+        row = np.repeat(np.arange(len(filled)), filled)
+        key = (row + first) * self.n_codes + column
+        stays = (patients >= self.floor.patients) | np.isin(key, exact)
+        kept = (column[stays], pairs[stays], patients[stays])
+        filled = np.bincount(row[stays], minlength=len(filled)).astype(np.int64)
+        return filled, kept, int((~stays).sum()), int(pairs[~stays].sum())
+
+
+def _whole_patients(batches: Batches, most: int) -> Iterator[Rows]:
+    """The rows of groups of buckets, about `most` at a time; each bucket holds whole patients."""
+    waiting: list[Rows] = []
+    n_waiting = 0
+    for _, pieces in groupby(_pieces(batches), key=lambda piece: piece[0]):
+        bucket = [rows for _, rows in pieces]
+        size = sum(map(len, bucket))
+        if waiting and n_waiting + size > most:
+            rows, waiting, n_waiting = np.concatenate(waiting), [], 0
+            yield rows
+        waiting += bucket
+        n_waiting += size
+    if waiting:
+        yield np.concatenate(waiting)
 
 
 def _pieces(batches: Batches) -> Iterator[tuple[int, Rows]]:

@@ -86,6 +86,21 @@ def test_the_rule_holds_beyond_one_chunk_and_one_thread(
     assert_naive([tuple(row) for row in rows.tolist()], window, 300, memory=memory, threads=threads)
 
 
+@pytest.mark.parametrize("window", [7, None])
+@pytest.mark.parametrize("most_common", [0, 1, 40, 300])
+@pytest.mark.parametrize("most_pairs", [3000, 2**31 - 1])
+def test_which_codes_are_common_says_nothing(
+    window: int | None, most_common: int, most_pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With room for 3,000 pairs in the tables, some patients fit beside others, some alone, and some not at all.
+    rng = np.random.default_rng(4)
+    n = 4000
+    rows = np.column_stack([rng.geometric(0.05, n), rng.integers(0, 300, n), rng.geometric(0.02, n) % 300])
+    monkeypatch.setattr("site_agent.cooccurrence.common._MOST", most_common)
+    monkeypatch.setattr("site_agent.cooccurrence.count._MOST_PAIRS", most_pairs)
+    assert_naive([tuple(row) for row in rows.tolist()], window, 300, threads=2)
+
+
 @settings(deadline=None)
 @given(events_of_few_patients, windows, st.integers(1, 4), st.integers(0, 2**17))
 def test_threads_and_memory_say_nothing(

@@ -14,7 +14,7 @@ from protocol.errors import GateError
 from protocol.messages import Policy
 from protocol.release import SourceView
 from site_agent.cooccurrence import PairCounts, count_pairs
-from site_agent.gate import check_enough, make_release, round_to, suppress
+from site_agent.gate import make_release, refuse, round_to, suppress, too_little
 from site_agent.views.cooccurrence import cooccurrence_view
 from tests.synthetic import study
 
@@ -85,7 +85,7 @@ def test_rounding(counts: list[int], step: int) -> None:
 
 def test_a_refusal_lists_every_reason() -> None:
     with pytest.raises(GateError) as caught:
-        check_enough(suppress(counted(0, patients=3), POLICY), POLICY, study())
+        refuse(too_little(suppress(counted(0, patients=3), POLICY), POLICY, study()), "Bring more")
     assert len(caught.value.reasons) == 2
     assert "fewer than 6 patients" in str(caught.value)
     assert "40 are needed" in str(caught.value)
@@ -96,8 +96,7 @@ def test_one_code_and_one_patient() -> None:
         counts = count_pairs(np.array(who), np.zeros(50, int), np.array(code, dtype=np.int32), 50)
         kept = suppress(counts, POLICY)
         assert len(kept.rows) == 0
-        with pytest.raises(GateError):
-            check_enough(kept, POLICY, study())
+        assert too_little(kept, POLICY, study())
 
 
 def test_more_dimensions_than_allowed_are_refused() -> None:

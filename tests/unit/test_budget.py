@@ -78,8 +78,9 @@ def test_every_code_of_a_patient_is_as_likely_to_stay() -> None:
 def test_one_patient_moves_counts_by_no_more_than_the_sensitivity() -> None:
     k = 7
     codes = np.arange(k)
-    margins = np.zeros(20)
+    margins = np.zeros(21)
     margins[codes] += 1
+    margins[20] += 1  # the number of patients
     cells = np.zeros((20, 20))
     cells[np.ix_(codes, codes)] += np.triu(np.ones((k, k)))
     assert np.linalg.norm(margins) == pytest.approx(sensitivity("margins", k))

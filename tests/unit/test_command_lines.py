@@ -88,7 +88,7 @@ def test_approving_needs_the_digest(bench: Bench) -> None:
         2,
         "The prepared release is",
     )
-    assert run("site-agent", "approve", "--yes", "--digest", digest[:16], "--home", home).returncode == 0
+    refused(run("site-agent", "approve", "--yes", "--digest", digest[:16], "--home", home), 2, "signer add")
 
 
 def test_nothing_there(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_nothing_is_decrypted_before_the_signature_holds(
     def reached(*args: object) -> None:
         raise AssertionError("the content key was opened")
 
-    monkeypatch.setattr(envelope, "_content_cipher", reached)
+    monkeypatch.setattr(envelope, "_unwrap", reached)
     with pytest.raises(EnvelopeError, match="signature"):
         open_sealed(path, tmp_path / "plain", keys=HUB, signer=SITE.public())
 

@@ -23,10 +23,6 @@ pytest.importorskip("flwr")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
-from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.task_identity import TaskIdentity
 
 from coordinator.flower import post, server_app
 from coordinator.flower.bundle import build_bundle, bundle_digest, write_bundle
@@ -35,66 +31,15 @@ from protocol.errors import RoundError, UsageError
 from site_agent.exchange import Exchange, SiteStatus
 from site_agent.flower.app import make_app
 from site_agent.flower.runner import answer
+from tests.local_grid import LocalGrid
 
 ROUND = "round-1"
 CALL = b'{"signed":"call"}'
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
-Reply = Callable[[Message, Context], Message]
 
 
 def sha(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
-
-
-def travel(message: Message) -> Message:
-    """The message as it arrives: taken apart into Flower's objects and put together again."""
-    contents = {key: value.deflate() for key, value in get_all_nested_objects(message).items()}
-    copy = inflate_object_from_contents(message.object_id, contents)
-    assert isinstance(copy, Message)
-    return copy
-
-
-class LocalGrid(Grid):
-    """Answers at once, from functions; `down` nodes are not online."""
-
-    def __init__(self, nodes: dict[int, Reply]) -> None:
-        self.nodes, self.down = nodes, set[int]()
-        self.log: list[tuple[int, str]] = []
-        self._replies: dict[str, Message] = {}
-        self._count = itertools.count()
-        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
-
-    @property
-    def run(self) -> Any:
-        return None
-
-    def set_run(self, run: Any) -> None: ...
-
-    def create_message(self, *args: Any, **kwargs: Any) -> Message:
-        raise NotImplementedError
-
-    def get_node_ids(self) -> Iterable[int]:
-        return [node for node in self.nodes if node not in self.down]
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        ids = []
-        for original in messages:
-            message = travel(original)
-            message.metadata.__dict__["_message_id"] = name = f"m{next(self._count)}"
-            node = message.metadata.dst_node_id
-            self.log.append((node, message.metadata.message_type))
-            reply = self.nodes[node](message, Context(1, node, {}, RecordDict(), {}))
-            self._replies[name] = travel(reply)
-            ids.append(name)
-        return ids
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        return [self._replies.pop(name) for name in list(message_ids) if name in self._replies]
-
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
-        raise NotImplementedError
 
 
 class Federation:
@@ -507,7 +452,7 @@ def test_a_site_that_lies_about_what_it_holds_is_refused(make: Callable[..., Fed
 
 
 def ask(federation: Federation, action: str, config: dict[str, Any]) -> Message:
-    content = RecordDict({"config": ConfigRecord(config)})
+    content = RecordDict({"config": ConfigRecord({"room": "round"} | config)})
     (name,) = federation.grid.push_messages(
         [Message(content, dst_node_id=11, message_type=f"query.{action}")]
     )
@@ -519,6 +464,7 @@ def ask(federation: Federation, action: str, config: dict[str, Any]) -> Message:
     ("action", "config", "sentence"),
     [
         ("call", {"round": "../x", "call": b""}, "round's name"),
+        ("call", {"round": ROUND, "room": "attic"}, "a room that there is not"),
         ("call", {"round": ROUND}, "has no call"),
         ("call", {"round": ROUND, "call": "text"}, "has no call"),
         ("call", {"round": ROUND, "call": bytes(70_000)}, "70000 bytes"),

@@ -90,6 +90,9 @@ def changed(**update: Any) -> Release:
         ({"codes": ("nocolon", "ICD9CM:001")}, "malformed"),
         ({"codes": ("ICD10CM:A\u202e00", "ICD9CM:001")}, "malformed"),
         ({"codes": ("ICD10CM:A00",)}, "miscounts"),
+        ({"policy": GOOD.manifest.policy.model_copy(update={"sticky_patients": 5})}, "looser floors"),
+        ({"policy": GOOD.manifest.policy.model_copy(update={"min_changed_patients": 5})}, "looser floors"),
+        ({"descriptions": ("Cholera", "")}, "the study allows none"),
     ],
 )
 def test_rules_of_the_study(update: dict[str, Any], reason: str) -> None:
@@ -114,3 +117,41 @@ def test_counts_below_the_own_floor() -> None:
     arrays = {**GOOD.arrays, "code-patients": np.array([20, 5])}
     with pytest.raises(ProtocolError, match="fewer patients"):
         verify(Release(GOOD.manifest, arrays))
+
+
+NAMES = study(privacy={"names": True})
+
+
+def verify_named(*texts: str, counted: int | None = None) -> object:
+    """Intake of a release with these descriptions, under a study that allows them."""
+    good = release("north", CODES, unit_rows(np.random.default_rng(0), 2, 2), spec=NAMES)
+    told = sum(map(bool, texts)) if counted is None else counted
+    update = {
+        "descriptions": texts,
+        "statistics": good.manifest.statistics.model_copy(update={"names_released": told}),
+    }
+    m = good.manifest.model_copy(update=update)
+    head = header(
+        SITE, HUB, content=m.digest, policy_digest=m.policy.digest, study_digest=NAMES.digest, sequence=1
+    )
+    return verify_release(head, Release(m, good.arrays), study=NAMES, expected=FIRST)
+
+
+def test_descriptions_where_the_study_allows_them() -> None:
+    for texts in ((), ("", ""), ("Cholera", ""), ("Cholera", "Ménière’s disease")):
+        verify_named(*texts)
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\x1b[2J", "a\u202eb", "a\u200bb", "a\0", "a\ue000"])
+def test_descriptions_hold_no_control_characters(text: str) -> None:
+    with pytest.raises(ProtocolError, match="control characters"):
+        verify_named("Cholera", text)
+
+
+def test_one_description_for_each_code_and_all_counted() -> None:
+    with pytest.raises(ProtocolError, match="not one description for each code"):
+        verify_named("Cholera")
+    with pytest.raises(ProtocolError, match="miscounts its descriptions"):
+        verify_named("Cholera", "", counted=2)
+    with pytest.raises(ProtocolError, match="miscounts its descriptions"):
+        verify_named(counted=1)

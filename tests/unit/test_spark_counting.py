@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 
 from protocol.errors import DataError, FederationError, UsageError
 from protocol.study import Counting
+from site_agent.cells import with_cells
+from site_agent.changes import Fingerprints, Keys, gathered, patient_fingerprints
 from site_agent.config import Data, RollUp
 from site_agent.cooccurrence import PairCounts, add_counts, count_pairs
 from site_agent.sources import Description, Events
@@ -41,6 +43,7 @@ from tests.unit.test_omop import CONCEPT, TODAY, Tables, eunomia, generated, omo
 from tests.unit.test_relational import duckdb_file, i2b2_tables
 
 ARROW_ROWS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+SALT = b"s" * 32
 RULES = (Counting(), Counting(rule="whole-history"), Counting(window_days=3, max_events_per_patient=7))
 
 
@@ -92,8 +95,9 @@ def count_by_tasks(
     group_rows: int,
     span_cells: int,
     floor: int,
-) -> tuple[tuple[str, ...], PairCounts]:
-    """Pair counts by way of the tasks; the rows of part i are every `parts`-th one."""
+    exact: Sequence[int] | None = None,
+) -> tuple[tuple[str, ...], PairCounts, Fingerprints]:
+    """Pair counts and fingerprints by way of the tasks; the rows of part i are every `parts`-th one."""
     data = Data(kind="omop", database="spark://local", system="S")
     decoders = (Decoder(CodeColumn("code"), None),)
     schema = pa.schema([("patient", pa.int64()), ("date", pa.date32()), ("code0", pa.string())])
@@ -113,9 +117,18 @@ def count_by_tasks(
     window = rule.window_days if rule.rule == "window" else None
     count = tasks.CountPatients(len(codes), window, rule.max_events_per_patient, spans, group_rows)
     counted = [b for part in shuffled(pieces, "bucket", partitions) for b in count(part)]
-    add = tasks.AddCounts(len(codes), spans, floor)
+    cells = None if exact is None else np.array(exact, np.int64)
+    add = tasks.AddCounts(len(codes), spans, tasks.Floor(floor, cells))
     sums = [row for part in shuffled(counted, "span", partitions) for b in add(part) for row in b.to_pylist()]
-    return codes, _pair_counts(sorted(map(unpacked, sums), key=lambda row: row["span"]), spans)
+    mark = tasks.FingerprintPatients(Keys.make(codes, SALT), rule.max_events_per_patient, group_rows)
+    hashes = [
+        row for part in shuffled(pieces, "bucket", partitions) for b in mark(part) for row in b.to_pylist()
+    ]
+    patients = gathered(
+        (np.frombuffer(h["whole"], np.uint64), np.frombuffer(h["days"], np.uint64)) for h in hashes
+    )
+    counts = _pair_counts(sorted(map(unpacked, sums), key=lambda row: row["span"]), spans)
+    return codes, counts, patients
 
 
 def shuffled(
@@ -147,7 +160,7 @@ def shuffled(
 def test_counts_do_not_depend_on_how_rows_are_dealt_out(
     events: list[tuple[int, int, str]], rule: Counting, floor: int, **how: int
 ) -> None:
-    codes, found = count_by_tasks(events, rule, floor=floor, **how)
+    codes, found, patients = count_by_tasks(events, rule, floor=floor, **how)
     patient, day, code = zip(*events, strict=True)
     assert codes == tuple(f"S:{c}" for c in sorted(set(code)))
     numbers = [sorted(set(code)).index(c) for c in code]
@@ -161,6 +174,35 @@ def test_counts_do_not_depend_on_how_rows_are_dealt_out(
         max_events_per_patient=rule.max_events_per_patient,
     )
     same_counts(found, add_counts([expected], floor=floor))
+    rows = np.array(sorted(zip(patient, day, numbers, strict=True)), np.int64)
+    whole, days = patient_fingerprints(*rows.T, Keys.make(codes, SALT), rule.max_events_per_patient)
+    np.testing.assert_array_equal(patients.whole, np.sort(whole))
+    np.testing.assert_array_equal(patients.days, np.sort(days))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    events=st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 60), st.sampled_from("abcdefgh")), min_size=1, max_size=80
+    ),
+    wanted=st.sets(st.integers(0, 63)),
+    span_cells=st.sampled_from([1, 9, 1000]),
+    floor=st.integers(2, 4),
+)
+def test_chosen_cells_are_not_withheld(
+    events: list[tuple[int, int, str]], wanted: set[int], span_cells: int, floor: int
+) -> None:
+    how = {"parts": 2, "buckets": 3, "partitions": 2, "group_rows": 10, "span_cells": span_cells}
+    rule = Counting(window_days=30)
+    _, whole, _ = count_by_tasks(events, rule, floor=0, **how)
+    _, plain, _ = count_by_tasks(events, rule, floor=floor, **how)
+    _, found, _ = count_by_tasks(events, rule, floor=floor, exact=sorted(wanted), **how)
+    same_counts(found, with_cells(plain, [whole], np.array(sorted(wanted), np.int64)))
+    for counts in (found.events, found.pair_patients):
+        n = counts.shape[0]
+        key = counts.tocoo().coords[0].astype(int) * n + counts.tocoo().coords[1]
+        kept = (found.pair_patients.data >= floor) | np.isin(key, sorted(wanted))
+        assert kept.all()
 
 
 def test_more_rows_than_a_piece_or_a_batch_holds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +214,7 @@ def test_more_rows_than_a_piece_or_a_batch_holds(monkeypatch: pytest.MonkeyPatch
     events = [(int(p), int(d), chr(97 + int(c))) for p, d, c in zip(patient, day, number, strict=True)]
     rule = Counting(max_events_per_patient=1500)
     how = {"parts": 2, "buckets": 5, "partitions": 2, "group_rows": 700, "span_cells": 40}
-    codes, found = count_by_tasks(events, rule, floor=0, **how)
+    codes, found, _ = count_by_tasks(events, rule, floor=0, **how)
     expected = count_pairs(patient, day, number, len(codes), max_events_per_patient=1500)
     assert found.capped_patients == 1
     same_counts(found, expected)
@@ -264,6 +306,35 @@ def test_real_data_with_a_floor_and_whole_histories(spark: Any, tmp_path: Path) 
     same(found, read(here), rule, floor=4)
     assert found.counts.withheld_cells > 0
     assert found.counts.pair_patients.data.min() == 4
+    assert not len(found.patients.whole)
+
+
+def test_a_second_release_in_spark(spark: Any, tmp_path: Path) -> None:  # noqa: F811
+    """Fingerprints and chosen small cells are those of the same rows elsewhere."""
+    tables, rule = eunomia(), Counting()
+    sp.load(spark, tables, "eunomia")
+    here = omop(duckdb_file(tmp_path / "x.duckdb", tables, schema="eunomia"), schema="eunomia")
+    events = read(here)
+    whole = expected_counts(events, rule, 0)
+    small = np.flatnonzero(whole.pair_patients.data < 4)[::3]
+    cells = whole.pair_patients.tocoo()
+    chosen = (cells.coords[0].astype(np.int64) * len(events.codes) + cells.coords[1])[small]
+    asked = []
+
+    def exact(codes: tuple[str, ...]) -> Any:
+        asked.append(codes)
+        return chosen
+
+    found = count_in_spark(
+        spark, omop(sp.URL, schema="eunomia"), rule, today=TODAY, floor=4, exact=exact, salt=SALT
+    )
+    assert asked == [events.codes]
+    same_counts(found.counts, with_cells(expected_counts(events, rule, 4), [whole], chosen))
+    order = np.lexsort((events.code, events.day, events.patient))
+    rows = (events.patient[order], events.day[order], events.code[order])
+    made = gathered([patient_fingerprints(*rows, Keys.make(events.codes, SALT), rule.max_events_per_patient)])
+    np.testing.assert_array_equal(found.patients.whole, made.whole)
+    np.testing.assert_array_equal(found.patients.days, made.days)
 
 
 def giant() -> Tables:

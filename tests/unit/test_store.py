@@ -52,7 +52,7 @@ def test_unknown_round(store: Store) -> None:
 
 
 def test_published_versions(store: Store) -> None:
-    store.record_published(1, "r1", "d" * 64)
+    store.record_published(1, "r1", "d" * 64, ["north"])
     assert [p.version for p in store.versions()] == [1]
     assert store.round("r1").state == "published"
 

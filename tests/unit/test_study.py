@@ -32,7 +32,6 @@ def test_digest_follows_content_not_layout(tmp_path: Path) -> None:
     ("changes", "reason"),
     [
         ({"privacy": {"min_pair_patients": 5}}, "need public_data"),
-        ({"privacy": {"names": True}}, "names = true"),
         ({"sites": ["a", "a", "b"]}, "listed twice"),
         ({"sites": ["Not Allowed"]}, "sites.0"),
         ({"standard": "LOINC"}, "not among the code systems"),

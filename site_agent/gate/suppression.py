@@ -1,15 +1,8 @@
-"""The gate: what a site's counts must be before anything made of them may leave.
-
-Suppression comes before PPMI, so that small cells are gone from everything
-downstream; counts that are released are rounded; a refusal lists all its reasons.
-"""
+"""Suppression: codes and pairs below the floors are withheld before anything is computed from the counts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +10,8 @@ import scipy.sparse as sp
 from scipy.sparse.csgraph import connected_components
 
 from protocol.arrays import IntVector
-from protocol.errors import GateError
-from protocol.messages import Anchor, Policy, ReleaseManifest, ReleaseStatistics
-from protocol.release import CODE_PATIENTS, Release, SourceView, describe, view_arrays
+from protocol.messages import Policy, ReleaseStatistics
 from protocol.statistics import nonempty, ppmi
-from protocol.study import StudySpec
 from site_agent.cooccurrence import PairCounts
 
 
@@ -77,7 +67,7 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
 
     def coarse(number: int) -> int:
         # Exact totals would let two releases be subtracted to see one patient's rare code.
-        return int(round_to(np.array([number]), policy.margin_rounding)[0])
+        return round_to_one(number, policy.margin_rounding)
 
     statistics = ReleaseStatistics(
         patients=coarse(counts.n_patients),
@@ -86,7 +76,7 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
         codes_without_pairs=coarse(int(over.sum()) - len(rows)),
         codes_released=len(rows),
         pairs_released=coarse(int(kept.nnz)),
-        pairs_suppressed=coarse(suppressed),
+        pairs_suppressed=two_digits(suppressed),
         mass_kept=round(int(kept.sum()) / total, 2) if total else 0.0,
         smallest_code_patients=int(rounded.min()) if len(rows) else 0,
         smallest_pair_patients=int(strong_pairs.min()) if len(strong_pairs) else 0,
@@ -110,84 +100,14 @@ def round_to(counts: IntVector, step: int) -> IntVector:
     return np.asarray((counts + step // 2) // step * step, dtype=np.int64)
 
 
-def allowed_dim(n_codes: int, policy: Policy, study: StudySpec) -> int:
-    """The largest embedding dimension that may leave for this many codes."""
-    return min(policy.max_dim, n_codes // study.embedding.codes_per_dim)
+def round_to_one(number: int, step: int) -> int:
+    """`round_to` of one number."""
+    return (number + step // 2) // step * step
 
 
-def check_enough(kept: KeptCounts, policy: Policy, study: StudySpec) -> None:
-    """Return only if there is enough left to release.
+def two_digits(number: int) -> int:
+    """Rounded to two significant digits: one patient with many rare codes adds thousands of pairs.
 
-    Raises:
-        GateError: with every reason.
+    Law: |two_digits(x) - x| <= x / 20.
     """
-    statistics, reasons = kept.statistics, []
-    if statistics.patients < policy.min_code_patients:
-        reasons.append(f"there are fewer than {policy.min_code_patients} patients in all")
-    needed = 2 * study.embedding.codes_per_dim
-    if statistics.codes_released < needed:
-        reasons.append(
-            f"{statistics.codes_released} of {statistics.codes_seen} codes are left, {needed} are needed for two dimensions "
-            f"({statistics.codes_suppressed} have fewer than {policy.min_code_patients} patients, "
-            f"{statistics.codes_without_pairs} have no pair with {policy.min_pair_patients})"
-        )
-    if reasons:
-        raise GateError(
-            "The gate refuses this release",
-            tuple(reasons),
-            do="Bring more patients or a longer period; the floors cannot be lowered here",
-        )
-
-
-def make_release(
-    kept: KeptCounts,
-    views: tuple[SourceView, ...],
-    codes: tuple[str, ...],
-    anchors: Mapping[str, str],
-    *,
-    policy: Policy,
-    study: StudySpec,
-    identity: Mapping[str, Any],
-) -> Release:
-    """The release of kept counts' views, after the last checks.
-
-    Args:
-        codes: the site's whole code list; only the kept rows leave.
-        anchors: local CURIE -> standard CURIE; only those of kept codes leave.
-        identity: the manifest's site, sequence, previous, agent_version and agent_digest.
-
-    Raises:
-        GateError: something would leave that the policy does not allow.
-    """
-    check_enough(kept, policy, study)
-    site = str(identity["site"])
-    released = tuple(codes[r] for r in kept.rows)
-    reasons = []
-    for prefix in sorted({c.partition(":")[0] for c in released}):
-        owner = study.system(prefix).local_to
-        if owner not in {None, site}:
-            reasons.append(f"code system {prefix} is local to site {owner}")
-    dim = allowed_dim(len(released), policy, study)
-    reasons += [
-        f"view {v.name} has {v.matrix.shape[1]} dimensions, {dim} are allowed"
-        for v in views
-        if v.matrix.shape[1] > dim
-    ]
-    if kept.statistics.smallest_pair_patients < policy.min_pair_patients:
-        reasons.append("a pair below the floor is in use")
-    if reasons:
-        raise GateError("The gate refuses this release", tuple(reasons), do="Correct site.toml or the study")
-    row = {code: i for i, code in enumerate(released)}
-    arrays = {CODE_PATIENTS: kept.code_patients}
-    for view in views:
-        arrays |= view_arrays(view)
-    manifest = ReleaseManifest(
-        study_digest=study.digest,
-        policy=policy,
-        statistics=kept.statistics,
-        codes=released,
-        anchors=tuple(Anchor(row=row[k], standard=v) for k, v in sorted(anchors.items()) if k in row),
-        arrays=describe(arrays),
-        **identity,
-    )
-    return Release(manifest, MappingProxyType(arrays))
+    return round_to_one(number, int(10 ** max(0, len(str(number)) - 2)))

@@ -1,0 +1,39 @@
+"""Fitting a round: its accepted releases, held against what the sites released before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from coordinator import rounds
+from coordinator.config import Home
+from coordinator.harmonize import Harmonized, Progress, fit_releases, save_fit
+from coordinator.history import last_used
+from coordinator.store import Store
+
+
+def fit_round(
+    home: Home,
+    store: Store,
+    name: str,
+    *,
+    accepted: Mapping[str, str] | None = None,
+    progress: Progress | None = None,
+) -> Harmonized:
+    """Fit a round's accepted releases and keep the fit in the round's folder.
+
+    Args:
+        home: of the coordinator.
+        store: its store.
+        name: the round.
+        accepted: site -> why its release is used in spite of the checks.
+        progress: told the step and the share done.
+
+    Raises:
+        RoundError: fewer releases were accepted than the study needs.
+        FitError: as `fit_releases`.
+    """
+    releases = rounds.accepted_releases(home, store, name)
+    earlier = last_used(home, store, name)
+    found = fit_releases(releases, home.study, progress, earlier=earlier, accepted=accepted)
+    save_fit(home.round_folder(name) / "fit.safetensors", found, releases)
+    return found

@@ -1,0 +1,143 @@
+"""What a site may move in the fit.
+
+Write H_i for the sites that released standard code i themselves. A row of the union vocabulary that holds
+standard code i gets its vector from
+
+    u_i = (t I + sum_{s in H_i} A_s)^-1 sum_{s in H_i} B_s'x_i^s / sigma_s^2,  A_s = B_s'B_s / sigma_s^2
+
+so that a site which only anchors a code to it ties its own coordinates to the others' and moves nothing else.
+Given the loadings the influence of a site outside H_i on u_i is zero, whatever it sent; a site in H_i has the
+share A_s of the sum. Rows without such a site, local codes among them, are what their holders say.
+
+A site that alone holds a standard code is bounded by its own past: where its release differs from its last one
+by more than a small refresh, the last one's rows stand in until a reviewer accepts the change (`hold`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from coordinator.model import Source
+from coordinator.poisoning.agreement import Array, correlation, profiles
+from coordinator.union import UnionVocabulary
+from protocol.release import SourceView, VerifiedRelease, describe, view_arrays
+
+
+def speaking(union: UnionVocabulary, data: Sequence[Source]) -> list[npt.NDArray[np.bool_]]:
+    """For each source, which of its rows say where their codes lie (`fit_two_stage`'s `speaks`).
+
+    A source of a site that released the standard code itself speaks for its row; where no source does, all speak.
+    """
+    place = {site: s for s, site in enumerate(union.sites)}
+    index = {code: i for i, code in enumerate(union.codes)}
+    direct = np.zeros((union.n_rows, len(union.sites)), dtype=bool)
+    for row, code in union.standard.items():
+        if code in index:
+            direct[row] = union.holds[index[code]]
+    own = [direct[source.codes, place[site_of(source)]] for source in data]
+    taken = np.zeros(union.n_rows, dtype=bool)
+    for source, mask in zip(data, own, strict=True):
+        taken[source.codes[mask]] = True
+    return [mask | ~taken[source.codes] for source, mask in zip(data, own, strict=True)]
+
+
+def site_of(source: Source) -> str:
+    """The site whose source this is (`union.sources` names them site/view)."""
+    return source.name.partition("/")[0]
+
+
+class Drift(NamedTuple):
+    """How far a release is from the site's last one.
+
+    Attributes:
+        r: correlation of the cosines among all codes of both; 1 for the same release.
+        codes: the codes of both.
+        rows: for each of them the correlation of its own cosines.
+    """
+
+    r: float
+    codes: tuple[str, ...]
+    rows: Array
+
+
+def drift(now: VerifiedRelease, before: VerifiedRelease) -> Drift:
+    """Compare two releases of one site, view by view; the view that moved most counts."""
+    before_views = {view.name: view for view in before.views()}
+    found: list[Drift] = []
+    for view in now.views():
+        other = before_views.get(view.name)
+        if other is None:
+            continue
+        codes, i, j = _common(now, view, before, other)
+        if len(codes) < 3:
+            continue
+        one, two = unit(view.matrix[i]), unit(other.matrix[j])
+        found.append(Drift(correlation(one, two)[0], codes, profiles(one, two)))
+    if not found:
+        return Drift(float("nan"), (), np.zeros(0))
+    return min(found, key=lambda d: d.r)
+
+
+def hold(now: VerifiedRelease, before: VerifiedRelease, codes: Collection[str]) -> VerifiedRelease:
+    """The release with the rows of some codes as the site last sent them, turned into the new coordinates.
+
+    The turn is the orthogonal Procrustes map of all codes of both releases (Schoenemann 1966). The manifest
+    stays: it says what the site sent, not what was used.
+    """
+    before_views = {view.name: view for view in before.views()}
+    arrays = dict(now.arrays)
+    for view in now.views():
+        other = before_views.get(view.name)
+        if other is None:
+            continue
+        common, i, j = _common(now, view, before, other)
+        if not common:
+            continue
+        one, two = unit(view.matrix[i]), unit(other.matrix[j])
+        left, _, right = np.linalg.svd(two.T @ one, full_matrices=False)
+        stands = np.array([code in codes for code in common], dtype=bool)
+        matrix = unit(view.matrix)
+        matrix[i[stands]] = unit(two[stands] @ (left @ right))
+        arrays |= view_arrays(SourceView(view.name, view.rows, matrix.astype(np.float32)))
+    return replace(now, arrays=MappingProxyType(arrays))
+
+
+def without(release: VerifiedRelease, anchors: Collection[str], rows: Collection[str]) -> VerifiedRelease:
+    """The release less the anchors of some codes, and less the rows of some codes."""
+    codes = release.manifest.codes
+    kept = tuple(a for a in release.manifest.anchors if codes[a.row] not in anchors)
+    arrays = dict(release.arrays)
+    for view in release.views() if rows else ():
+        use = np.array([codes[i] not in rows for i in view.rows], dtype=bool)
+        arrays |= view_arrays(SourceView(view.name, view.rows[use], view.matrix[use]))
+    changes: Mapping[str, object] = {"anchors": kept, "arrays": describe(arrays)}
+    return replace(
+        release, manifest=release.manifest.model_copy(update=changes), arrays=MappingProxyType(arrays)
+    )
+
+
+def unit(matrix: npt.NDArray[np.floating]) -> Array:
+    """Rows of unit length in double precision; a zero row stays zero."""
+    x = matrix.astype(np.float64)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(x / np.where(length > 0.0, length, 1.0))
+
+
+def _common(
+    now: VerifiedRelease, view: SourceView, before: VerifiedRelease, other: SourceView
+) -> tuple[tuple[str, ...], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Codes with a row in both views, and their places in each."""
+    here = {now.manifest.codes[row]: i for i, row in enumerate(view.rows)}
+    there = {before.manifest.codes[row]: j for j, row in enumerate(other.rows)}
+    codes = tuple(sorted(here.keys() & there.keys()))
+    return (
+        codes,
+        np.array([here[c] for c in codes], dtype=np.intp),
+        np.array([there[c] for c in codes], dtype=np.intp),
+    )
