@@ -52,13 +52,13 @@ def sum_open(
     asked = margins_of(hub, margins) if codes is None else Asked("margins", read_codes(codes, hub.study))
     store, services = Store(hub.database_url), Services.attach(hub.flower)
     nodes = {}
-    for site in store.sites():
+    for site in store.members():
         path = hub.flower / "nodes" / f"{site.name}.pub"
         path.parent.mkdir(exist_ok=True)
         path.write_text(site.node_key + "\n")
         nodes[site.name] = services.register(site.name, path)
     record = open_sum(
-        hub, name, asked, enrolled={s.name: s.public_keys for s in store.sites()}, nodes=nodes, days=days
+        hub, name, asked, enrolled={s.name: s.public_keys for s in store.members()}, nodes=nodes, days=days
     )
     if json:
         print_json(_facts(hub, record))

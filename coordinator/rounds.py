@@ -38,6 +38,12 @@ def open_round(home: Home, store: Store, name: str, *, days: int, nodes: dict[st
         raise UsageError(f"{name!r} cannot name a round", why="a name has 1 to 32 of a-z, 0-9 and -")
     if any(r.name == name for r in store.rounds()):
         raise UsageError(f"Round {name!r} exists", do="Take a new name; coordinator round status lists them")
+    if home.study.sharing.embeddings == "none":
+        raise UsageError(
+            "This study collects no embeddings",
+            why="its file says sharing.embeddings = none",
+            do="Pool counts with coordinator sum open",
+        )
     sites = store.members()
     if not sites:
         raise RoundError("No site is enrolled", do="Run coordinator enroll with the sites' enrolment files")

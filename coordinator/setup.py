@@ -45,6 +45,11 @@ prefix = "SOUTH"                # codes that only this site knows
 category = "condition"
 local_to = "south"
 
+[sharing]                       # embeddings travel sealed; "summed" also pools counts that nobody sees alone
+embeddings = "sealed"
+counts = "none"
+minimum_summed_sites = 5
+
 [counting]
 rule = "window"
 window_days = 30

@@ -11,9 +11,8 @@ import numpy as np
 from protocol.arrays import decode_arrays, encode_arrays
 from protocol.errors import ProtocolError
 from protocol.files import sync_folder
-from protocol.keys import PublicKeys
 from protocol.messages import FileSpec, PublishedManifest
-from protocol.published import MANIFEST, list_files, verify_folder
+from protocol.published import MANIFEST, Trust, list_files, verify_folder
 
 MAX_BUNDLE = 4 << 30
 
@@ -24,7 +23,7 @@ def encode_bundle(folder: Path) -> bytes:
     return encode_arrays({n: np.frombuffer((folder / n).read_bytes(), dtype=np.uint8) for n in names}, {})
 
 
-def unpack_bundle(data: bytes, target: Path, *, trust: PublicKeys, content: str) -> PublishedManifest:
+def unpack_bundle(data: bytes, target: Path, *, trust: Trust, content: str) -> PublishedManifest:
     """Write the files to a temporary folder, verify it as a release, then rename it to `target`.
 
     Args:

@@ -13,8 +13,7 @@ import numpy as np
 
 from protocol.arrays import FloatMatrix, FloatVector, decode_arrays
 from protocol.errors import ProtocolError, UsageError
-from protocol.keys import PublicKeys
-from protocol.published import read_listed, verify_folder
+from protocol.published import Trust, read_listed, verify_folder
 
 VECTORS, LABELS, HNSW = "index/vectors.safetensors", "index/labels.json", "index/hnsw.bin"
 
@@ -42,7 +41,7 @@ class CodeIndex:
     hnsw: Any = None
 
     @classmethod
-    def load(cls, release: Path, *, trust: PublicKeys, exact: bool = False) -> Self:
+    def load(cls, release: Path, *, trust: Trust, exact: bool = False) -> Self:
         """Verify the whole release folder, then read its index.
 
         hnswlib crashes on hostile bytes, so it sees the file only after the

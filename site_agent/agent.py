@@ -18,6 +18,7 @@ Before the status names an envelope nobody asks for it. One that no status names
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from site_agent.results import open_result
 from site_agent.signers import Approval, Signers, approval_facts, standing
 from site_agent.sources import Progress, silent
 from site_agent.state import SealedFor, load_state, save_state, sweep
+from site_agent.sums.sharing import check_sealed_sharing
 
 _ROUNDS_REMEMBERED = 64
 
@@ -268,6 +270,7 @@ class Agent:
 
     def _status(self, call: RoundCall) -> SiteStatus:
         """What this site answers; seals the approved release when all conditions hold."""
+        check_sealed_sharing(self.home)
         check_study(self.home, call)
         self._note_accepted(call)
         state = load_state(self.home.folder)
@@ -375,7 +378,8 @@ class Agent:
             quarantine = self.home.folder / "quarantine"
             quarantine.mkdir(mode=0o700, exist_ok=True)
             self.ledger.append("quarantined", file=path.name, reason=str(error)[:500])
-            path.rename(quarantine / path.name)
+            # The exchange folder may be a mount of its own.
+            shutil.move(path, quarantine / path.name)
             return [f"Refused a result, kept in {quarantine}: {error}"]
         receipt = Receipt(
             site=self.home.config.site,

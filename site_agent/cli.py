@@ -20,7 +20,9 @@ from site_agent.config import Home, Kind
 from site_agent.doctor import examine
 from site_agent.doctor.page import page
 from site_agent.doctor.terminal import as_json, show
+from site_agent.keys import coordinator_keys
 from site_agent.prepare import version
+from site_agent.sums.cli import roster_app, sums_app
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,6 +35,8 @@ app = typer.Typer(
 app.add_typer(cli_signers.app, name="signer")
 app.add_typer(cli_ledger.app, name="ledger")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(sums_app, name="sums")
+app.add_typer(roster_app, name="roster")
 
 
 @app.callback(invoke_without_command=True)
@@ -196,14 +200,15 @@ def search(
     code: Annotated[str, typer.Argument(help="PREFIX:code, or a bare code that one system has.")],
     home: HomeOption = HERE,
     k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many neighbours.")] = 10,
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Exact search even where hnswlib is installed.")
+    approximate: Annotated[
+        bool,
+        typer.Option("--approximate", help="Use the release's HNSW index; needs the extra `search`."),
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """The codes nearest to a code in the newest published release."""
     site = Home(home)
-    index = CodeIndex.load(latest_result(site), trust=site.invitation.keys, exact=exact)
+    index = CodeIndex.load(latest_result(site), trust=coordinator_keys(site), exact=not approximate)
     hits = index.search(code, k)
     if json:
         print_json([{"code": h.code, "similarity": round(h.similarity, 6)} for h in hits])

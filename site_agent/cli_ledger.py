@@ -16,6 +16,7 @@ from site_agent.agent import Agent
 from site_agent.cli_options import HERE, HomeOption, JsonOption
 from site_agent.config import Home
 from site_agent.countersigned import proved
+from site_agent.keys import coordinator_keys
 from site_agent.ledger import Entry
 from site_agent.signers import standing
 
@@ -43,7 +44,7 @@ def verify(
     ledger = Agent(site).ledger
     entries, torn = ledger.verify(), ledger.torn()
     standing(entries)
-    seen = proved(site.folder, entries, coordinator=site.invitation.keys, site=site.config.site)
+    seen = proved(site.folder, entries, coordinator=coordinator_keys(site).listed, site=site.config.site)
     if json:
         head = entries[-1].head if entries else ""
         print_json({"entries": len(entries), "head": head, "countersigned": seen, "incomplete_bytes": torn})

@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 
 from protocol.errors import UsageError
 from protocol.files import write_atomic
-from protocol.published import verify_folder
+from protocol.published import read_listed, verify_folder
 from site_agent.config import Home
+from site_agent.keys import coordinator_keys
 from site_agent.prepare import Prepared
 from site_agent.state import load_state
 
@@ -71,13 +72,15 @@ def apply_result(home: Home) -> Applied:
         ProtocolError: the release on disk is not what its manifest says.
     """
     folder = latest_result(home)
-    manifest = verify_folder(folder, home.invitation.keys)
+    manifest = verify_folder(folder, coordinator_keys(home))
     local = home.folder / "local" / "codes.parquet"
     if not local.exists():
         raise UsageError("This site's code list is missing", do="Run site-agent preview once")
     codes = pq.read_table(local)
     # Two sites may use one public system: each has a row a code in the table, with its own name.
-    published = pq.read_table(folder / "clusters.parquet").to_pylist()
+    # The very bytes whose digest held, not the file, which another process could have swapped since.
+    clusters = read_listed(folder, manifest, "clusters.parquet")
+    published = pq.read_table(pa.BufferReader(clusters)).to_pylist()
     found = {row["code"]: row for row in published if home.config.site in row["sites"]}
     names = codes["code"].to_pylist()
     rows = [found.get(name) for name in names]

@@ -7,11 +7,12 @@ cut short or rewritten no longer holds the head. The calls are kept, as proof.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 from protocol.canonical import digest
-from protocol.errors import FederationError
+from protocol.errors import EnvelopeError, FederationError
 from protocol.files import write_atomic
 from protocol.keys import PublicKeys
 from protocol.messages import RoundCall
@@ -58,8 +59,14 @@ def last_number(entries: Sequence[Entry]) -> int:
     return max((int(e.facts.get("entry", 0)) for e in entries if e.event == _EVENT), default=0)
 
 
-def proved(folder: Path, entries: Sequence[Entry], *, coordinator: PublicKeys, site: str) -> int:
+def proved(folder: Path, entries: Sequence[Entry], *, coordinator: Sequence[PublicKeys], site: str) -> int:
     """The last entry that a kept call of the coordinator countersigns; 0 for none.
+
+    Args:
+        folder: the site's home.
+        entries: of its ledger.
+        coordinator: the coordinator's keys, past ones too.
+        site: our name in the calls.
 
     Raises:
         FederationError: an entry says that a call countersigned it, and no kept call does.
@@ -70,7 +77,7 @@ def proved(folder: Path, entries: Sequence[Entry], *, coordinator: PublicKeys, s
             continue
         number, name = int(entry.facts.get("entry", 0)), str(entry.facts.get("call"))
         try:
-            call = open_signed(_call(folder, name), RoundCall, coordinator)
+            call = _opened(_call(folder, name), coordinator)
             holds = 0 < number < entry.number and call.ledger_heads.get(site) == entries[number - 1].head
         except (FederationError, OSError):
             holds = False
@@ -82,6 +89,14 @@ def proved(folder: Path, entries: Sequence[Entry], *, coordinator: PublicKeys, s
             )
         best = max(best, number)
     return best
+
+
+def _opened(data: bytes, coordinator: Sequence[PublicKeys]) -> RoundCall:
+    """The call, signed by any of these keys."""
+    for keys in coordinator[:-1]:
+        with contextlib.suppress(EnvelopeError):
+            return open_signed(data, RoundCall, keys)
+    return open_signed(data, RoundCall, coordinator[-1])
 
 
 def _call(folder: Path, name: str) -> bytes:

@@ -225,7 +225,7 @@ def _type(schema: dict[str, Any]) -> str:
     if kind == "object":
         return f"table of {_type(schema['additionalProperties'])}"
     if kind in {"integer", "number"}:
-        return kind + _range(schema.get("minimum"), schema.get("maximum"))
+        return kind + _range(schema.get("minimum"), schema.get("exclusiveMinimum"), schema.get("maximum"))
     pattern = f" matching `{schema['pattern']}`" if "pattern" in schema else ""
     length = f", at most {schema['maxLength']} characters" if "maxLength" in schema else ""
     text = "date" if schema.get("format") == "date" else "text"
@@ -233,7 +233,9 @@ def _type(schema: dict[str, Any]) -> str:
     return words[kind] + pattern + length
 
 
-def _range(low: float | None, high: float | None) -> str:
+def _range(low: float | None, over: float | None, high: float | None) -> str:
+    if over is not None:
+        return f", over {over:,}" + (f", at most {high:,}" if high is not None else "")
     if high is not None:
         return f", {low:,} to {high:,}"
     return f", at least {low:,}" if low is not None else ""

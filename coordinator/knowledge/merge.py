@@ -107,13 +107,17 @@ def merge(said: Sequence[pa.Table]) -> Merged:
     single = every.group_by([*keys, "source"]).aggregate([("weight", "max")])
     single = single.sort_by([(k, "ascending") for k in [*keys, "source"]])
     rows = single.group_by(keys, use_threads=False).aggregate([("weight_max", "max"), ("source", "list")])
-    rows = rows.rename_columns([*keys, "weight", "sources"]).cast(PAIRS).combine_chunks()
-    same = rows.group_by(keys[:3], use_threads=False).aggregate([("label", "count")])
-    both = same.filter(pc.greater(same["label_count"], 1)).select(keys[:3])
-    order = [(k, "ascending") for k in keys]
-    pairs = rows.join(both, keys[:3], join_type="left anti") if both.num_rows else rows
-    against = rows.join(both, keys[:3], join_type="left semi") if both.num_rows else PAIRS.empty_table()
-    return Merged(pairs.sort_by(order).combine_chunks(), against.sort_by(order).combine_chunks())
+    rows = rows.rename_columns([*keys, "weight", "sources"]).cast(PAIRS)
+    rows = rows.sort_by([(k, "ascending") for k in keys]).combine_chunks()
+    # Sorted, the two labels of one pair are neighbours.
+    upper, lower = rows.slice(0, max(rows.num_rows - 1, 0)), rows.slice(1)
+    repeated = np.ones(lower.num_rows, dtype=bool)
+    for name in keys[:3]:
+        repeated &= pc.equal(upper[name], lower[name]).to_numpy().astype(bool)
+    both = np.zeros(rows.num_rows, dtype=bool)
+    both[:-1] |= repeated
+    both[1:] |= repeated
+    return Merged(rows.filter(pa.array(~both)).combine_chunks(), rows.filter(pa.array(both)).combine_chunks())
 
 
 def _kinship(

@@ -42,7 +42,7 @@ class RowRelations:
     contradictory: int
 
 
-def relations_of(build: Build, union: UnionVocabulary) -> RowRelations:
+def relations_of(build: Build, union: UnionVocabulary, *, least_weight: float = 0.0) -> RowRelations:
     """The pairs between a union vocabulary's rows.
 
     A pair of codes is one of their rows. Codes that a row joins bring all their pairs, a pair inside one row says
@@ -51,6 +51,7 @@ def relations_of(build: Build, union: UnionVocabulary) -> RowRelations:
     Args:
         build: the knowledge.
         union: which row each code has; a standard code that no site released counts as its row's.
+        least_weight: pairs of less weight are left out; 0.5 leaves those that come from hierarchies alone.
     """
     similar = pc.equal(build.pairs["kind"], SIMILAR).to_numpy().astype(bool)
     label = build.pairs["label"].to_numpy().astype(bool)
@@ -59,7 +60,7 @@ def relations_of(build: Build, union: UnionVocabulary) -> RowRelations:
 
     def between(chosen: NDArray[np.bool_]) -> sp.csr_array:
         """(n_rows, n_rows) upper triangle: the greatest weight of the chosen pairs between two rows."""
-        kept = chosen[pair]
+        kept = (chosen & (weight >= least_weight))[pair]
         return _greatest(low[kept], high[kept], weight[pair[kept]], union.n_rows)
 
     positive, negative = between(similar & label), between(similar & ~label)
