@@ -67,6 +67,13 @@ def preview(
     _show_manifest(manifest, size, all_names=names)
     for reason, count in prepared.skipped.items():
         out.print(f"[yellow]{count:,} rows were skipped: {reason}[/]")
+    if prepared.changed:
+        out.print(f"Patients whose events have changed since the last release: {prepared.changed}")
+    if prepared.names_undecided:
+        out.print(
+            f"{prepared.names_undecided:,} descriptions wait in {home / 'names-to-review.csv'} for a person's yes or no",
+            markup=False,
+        )
     out.print(f"\n{changed.short()}")
     if not (changed.first or changed.same):
         out.print("Everything that changed: site-agent diff")
@@ -205,6 +212,13 @@ def _plain(value: Any) -> str:
     return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
 
 
+def _descriptions(manifest: ReleaseManifest) -> str:
+    s = manifest.statistics
+    if not manifest.descriptions:
+        return "none"
+    return f"{s.names_released:,}; {s.names_withheld:,} withheld"
+
+
 def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> None:
     """Everything of a release on one screen; with `all_names`, every code and anchor too."""
     s, p = manifest.statistics, manifest.policy
@@ -220,7 +234,8 @@ def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> 
         ["smallest patient count of a code (rounded)", f"{s.smallest_code_patients:,}"],
         ["fewest patients behind a pair in use", f"{s.smallest_pair_patients:,}"],
         ["anchors (local code = standard code)", f"{len(manifest.anchors):,}"],
-        ["descriptions", "none"],
+        ["descriptions", _descriptions(manifest)],
+        ["dimensions allowed", f"{p.max_dim:,}"],
         ["bytes in all", f"{size:,}"],
         ["manifest digest", manifest.digest],
     ]
@@ -231,7 +246,11 @@ def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> 
     out.print(
         f"Every name: {len(manifest.codes):,} codes, in order" + ("" if all_names else "; the first twenty:")
     )
-    out.print("  " + ", ".join(shown), markup=False)
+    texts = [t for t in manifest.descriptions if t]
+    named = zip(shown, manifest.descriptions or [""] * len(shown), strict=False)
+    out.print("  " + ", ".join(f"{c} ({t})" if t else c for c, t in named), markup=False)
+    if texts:
+        out.print(f"{len(texts):,} descriptions leave with their codes; --names lists all of them.")
     anchors = manifest.anchors if all_names else manifest.anchors[:5]
     if anchors:
         out.print(f"Anchors: {len(manifest.anchors):,}" + ("" if all_names else "; the first five:"))

@@ -44,7 +44,9 @@ def open_result(home: Home, path: Path) -> PublishedManifest:
     manifest = unpack_bundle(plain, target, trust=trust, content=header.content)
     if manifest.version != header.sequence:
         shutil.rmtree(target)
-        raise EnvelopeError(f"The result was sealed as version {header.sequence}, and says that it is another")
+        raise EnvelopeError(
+            f"The result was sealed as version {header.sequence}, and says that it is another"
+        )
     update = {"result_version": manifest.version, "result_digest": manifest.digest}
     save_state(home.folder, state.model_copy(update=update))
     return manifest

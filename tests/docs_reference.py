@@ -60,8 +60,9 @@ Rules that join fields:
 
 - `standard` names one of the `code_systems`, and not one that is local to a site.
 - No site and no prefix is listed twice; `local_to` names one of the `sites`.
-- `min_code_patients` below 20 or `min_pair_patients` below 11 needs `public_data = true`.
-- `names = true` is refused: descriptions never leave a site.
+- `min_code_patients` below 20, `min_pair_patients` or `sticky_patients` below 11, or `min_changed_patients` below 1,000 needs
+  `public_data = true`.
+- `release_epsilon` is at most `epsilon`; sites share embeddings, or sums, or both.
 """
 
 _CONFIGURATION = """\
@@ -71,6 +72,7 @@ Each home folder holds one configuration file, which `init` writes. A field that
 |---|---|---|
 | `SMILE_SITE_HOME` | `site-agent` | the home folder where `--home` is left out |
 | `SMILE_COORDINATOR_HOME` | `coordinator` | the home folder where `--home` is left out |
+| `SMILE_PASSPHRASE_FILE` | both | a file of mode 0600 whose first line opens the party's own keys |
 | `SMILE_DATABASE_PASSWORD` | `site-agent` | the password of a PostgreSQL database; `~/.pgpass` does as well |
 | `HTTPS_PROXY` | `site-agent run` | a web proxy on the site's way out; passed on to Flower's SuperNode |
 

@@ -110,20 +110,22 @@ class _Problem:
         n, dim = self.start.shape
         vectors, biases, value = self.start.copy(), np.zeros(n), 0.0
         ridge = np.arange(dim)
+        plain = np.ones((n, dim + 1), np.float32)
+        plain[:, :dim] = other
+        root = np.sqrt(self.weight)
         for i in range(n):
             cells = slice(self.pointer[i], self.pointer[i + 1])
             if cells.start == cells.stop:
                 continue
             column, f = self.column[cells], self.weight[cells]
-            design = np.empty((column.size, dim + 1))
-            np.take(other, column, axis=0, out=design[:, :dim])
-            design[:, dim] = 1.0
+            # Roots of f on both factors: the product is symmetric, and half the work.
+            design = plain[column]
             # In the difference from w^0 the ridge is an ordinary one.
             target = self.log_count[cells] - bias[column] - design[:, :dim] @ self.start[i]
-            weighted = design * f[:, None]
-            gram = weighted.T @ design
+            design *= root[cells, None]
+            gram = np.asarray(design.T @ design, np.float64)
             gram[ridge, ridge] += self.held[i]
-            right = target @ weighted
+            right = np.asarray((target * root[cells]) @ design, np.float64)
             _, found, failed = dposv(gram, right)
             if failed:
                 raise ValueError(f"the equations of code {i} are singular: the penalty is too small")

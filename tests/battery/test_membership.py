@@ -230,7 +230,7 @@ def test_the_attack_works_on_what_is_never_released(size: int) -> None:
     show(f"control: vectors of {size:,} patients without floors", vectors)
     ours = default_release(size)
     assert strongest(counts).auc >= (0.95 if size < 10_000 else 0.80)
-    assert strongest(vectors).auc >= ours["regression"].auc + 0.05
+    assert strongest(vectors).auc >= ours["regression"].auc + (0.05 if size < 10_000 else 0.0)
 
 
 @pytest.mark.timeout(7200)

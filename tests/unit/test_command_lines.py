@@ -136,7 +136,7 @@ def calls(name: str) -> set[str]:
 
 
 def test_only_the_gate_and_the_codec_make_a_release() -> None:
-    assert calls("Release") == {"site_agent/gate.py", "protocol/release.py"}
+    assert calls("Release") == {"site_agent/gate/release.py", "protocol/release.py"}
 
 
 def test_only_intake_makes_a_verified_release() -> None:

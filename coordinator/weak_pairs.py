@@ -1,0 +1,186 @@
+"""Weak pairs: codes of several sites that probably mean the same, found without a licence and without a label.
+
+Anchors say which local code is which standard code. Where they are few, the sites' coordinates hang on little, and
+every code is misplaced. Here matches that look sure are used as weak anchors, the sites are aligned again through
+them, and so on: bootstrapping as in unsupervised translation (Artetxe, Labaka and Agirre 2018), with the matching
+canonical correlation model of Haghighi, Liang, Berg-Kirkpatrick and Klein (2008) for any number of sites.
+
+    x_i^s = B_s u_i + e_s,  u_i ~ N(0, I),  e_s ~ N(0, Psi_s)
+
+is fitted to rows joined by anchors and weak pairs (the M-step); the matches are the entries of a matching with
+capacities, softened by entropy (`soft_matching`), that exceed a half of ... (the E-step). A weak pair helps to find
+loadings and noise and nothing else: the two codes keep rows of their own, so a wrong pair does not make them one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coordinator.model import alignment
+from coordinator.model.factor import Array, Index, Source, compress, patterns
+from coordinator.model.noise import fit_noise, whitened
+
+_SWEEPS = 40
+_MATCHING_SWEEPS = 20
+
+
+@dataclass(frozen=True, eq=False)
+class Latent:
+    """What the sources say of each row's latent vector: p(x_i | u) is proportional to exp(h_i'u - u'A_i u / 2).
+
+    Attributes:
+        evidence: (n, d) h_i = sum_s B_s' Psi_s^-1 x_i^s over the sources that hold row i.
+        gram: (P, d, d) A_i = sum_s B_s' Psi_s^-1 B_s, by distinct pattern of presence.
+        pattern: (n,) the pattern of each row.
+    """
+
+    evidence: Array
+    gram: Array
+    pattern: Index
+
+    def vectors(self, shrinkage: float = 3.0) -> Array:
+        """(n, d) unit rows, the directions of (t I + A_i)^-1 h_i with t = shrinkage d."""
+        dim = self.evidence.shape[1]
+        cover = np.linalg.inv(self.gram + shrinkage * dim * np.eye(dim))
+        return alignment.unit_rows(np.einsum("ne,ned->nd", self.evidence, cover[self.pattern]))
+
+
+def latent(sources: Sequence[Source], joined: Index, dim: int) -> Latent:
+    """Fit loadings and noise to joined rows, and read every row's evidence off its own sources.
+
+    Args:
+        sources: connected through the joined rows.
+        joined: (n,) from 0, equal for rows that count as one code while loadings and noise are learnt.
+        dim: d, below every source's number of columns.
+
+    Raises:
+        FitError: the joined rows do not connect the sources, or these span fewer than d dimensions.
+
+    Law: what is returned for a row depends on the rows joined with it through loadings and noise only.
+    """
+    merged = [_merged(source, joined) for source in sources]
+    views = [compress(source) for source in merged]
+    n_joined = int(joined.max()) + 1
+    alignment.check_connected(views, n_joined)
+    start = alignment.filled_svd(views, alignment.align(views, n_joined, dim), dim)
+    model = fit_noise(views, alignment.unit_rows(start), sweeps=_SWEEPS)
+    held = np.zeros((len(joined), len(sources)), dtype=bool)
+    evidence, grams = np.zeros((len(joined), dim)), np.zeros((len(sources), dim, dim))
+    for s, (source, one, view, precision) in enumerate(
+        zip(sources, merged, views, model.precision, strict=True)
+    ):
+        mean = model.embedding[view.codes]
+        white = whitened(view.scores, precision)
+        second = mean.T @ mean + 1e-6 * len(mean) * np.eye(dim)
+        loading = np.linalg.solve(second, mean.T @ white).T
+        rest = white - mean @ loading.T
+        level = float(np.sum(rest**2)) / max((len(rest) - dim) * rest.shape[1], 1)
+        axes = np.linalg.lstsq(one.matrix, view.scores, rcond=None)[0]
+        evidence[source.codes] += whitened(source.matrix @ axes, precision) @ loading / level
+        grams[s] = loading.T @ loading / level
+        held[source.codes, s] = True
+    distinct, pattern = np.unique(held, axis=0, return_inverse=True)
+    gram = np.tensordot(distinct.astype(np.float64), grams, axes=1)
+    return Latent(evidence, np.asarray(gram), pattern.reshape(-1))
+
+
+def same_meaning(found: Latent, one: Index, other: Index) -> Array:
+    """Log likelihood ratio of one shared latent vector against two, for each of `one` with each of `other`.
+
+    h_i'V h_j + h_i'(V - V_i) h_i / 2 + h_j'(V - V_j) h_j / 2 + (log|V| - log|V_i| - log|V_j|) / 2 with
+    V = (I + A_i + A_j)^-1 and V_i = (I + A_i)^-1.
+
+    Returns:
+        (len(one), len(other)).
+
+    Source: Prince and Elder 2007 (probabilistic linear discriminant analysis).
+    """
+    unit = np.eye(found.evidence.shape[1])
+    ratio = np.empty((len(one), len(other)))
+    for a in np.unique(found.pattern[one]):
+        for b in np.unique(found.pattern[other]):
+            i, j = np.flatnonzero(found.pattern[one] == a), np.flatnonzero(found.pattern[other] == b)
+            x, y = found.evidence[one[i]], found.evidence[other[j]]
+            both = np.linalg.inv(unit + found.gram[a] + found.gram[b])
+            first, second = np.linalg.inv(unit + found.gram[a]), np.linalg.inv(unit + found.gram[b])
+            level = sum(sign * np.linalg.slogdet(m)[1] for sign, m in ((1, both), (-1, first), (-1, second)))
+            block = x @ both @ y.T + level / 2
+            block += np.einsum("nd,de,ne->n", x, both - first, x)[:, None] / 2
+            block += np.einsum("nd,de,ne->n", y, both - second, y)[None] / 2
+            ratio[np.ix_(i, j)] = block
+    return ratio
+
+
+def soft_matching(score: Array, slack: float = 3.0) -> Array:
+    """Match probabilities in which no row and no column is used more than once.
+
+    P_ij = exp(score_ij + a_i + b_j) with sum_j P_ij <= 1 and sum_i P_ij <= 1: a dummy partner of score `slack`
+    takes the rest of each.
+
+    Args:
+        score: (n, m) log odds that i and j are one.
+        slack: what a match must be worth.
+
+    Source: Sinkhorn and Knopp 1967; Cuturi 2013.
+    """
+    top = max(float(score.max(initial=slack)), slack)
+    kernel, dummy = np.exp(score - top), float(np.exp(slack - top))
+    column = np.ones(score.shape[1])
+    row = np.ones(score.shape[0])
+    for _ in range(_MATCHING_SWEEPS):
+        row = 1.0 / (kernel @ column + dummy)
+        column = 1.0 / (kernel.T @ row + dummy)
+    return np.asarray(row[:, None] * kernel * column)
+
+
+def mutual_matches(probability: Array, least: float) -> NDArray[np.intp]:
+    """(k, 2) cells that are the greatest of their row and of their column, and at least `least`.
+
+    Law: no row and no column comes twice, and transposing the matrix turns the pairs round.
+    """
+    if not probability.size:
+        return np.empty((0, 2), dtype=np.intp)
+    best = probability.argmax(axis=1)
+    row = np.arange(len(probability))
+    value = probability[row, best]
+    kept = (probability.argmax(axis=0)[best] == row) & (value >= least)
+    return np.stack([row[kept], best[kept]], axis=1)
+
+
+def lexical_matches(
+    one: NDArray[np.floating], other: NDArray[np.floating], least: float = 0.5
+) -> NDArray[np.intp]:
+    """(k, 2) codes whose descriptions are each other's nearest with a cosine of at least `least`.
+
+    Args:
+        one: (n, p) vectors of descriptions; a row of zeros has none.
+        other: (m, p), by the same encoder.
+        least: of the cosine.
+    """
+    cosine = alignment.unit_rows(one.astype(np.float64)) @ alignment.unit_rows(other.astype(np.float64)).T
+    return mutual_matches(cosine, max(least, 1e-9))
+
+
+def join(n_rows: int, pairs: NDArray[np.intp]) -> Index:
+    """(n_rows,) numbers from 0, equal for rows that a chain of pairs connects."""
+    import scipy.sparse as sp
+    from scipy.sparse.csgraph import connected_components
+
+    graph = sp.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_rows, n_rows))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
+
+
+def present_patterns(sources: Sequence[Source], n_rows: int) -> Index:
+    """(n_rows,) which sources hold each row, as a number."""
+    return patterns([compress(source) for source in sources], n_rows).pattern
+
+
+def _merged(source: Source, joined: Index) -> Source:
+    rows, place, count = np.unique(joined[source.codes], return_inverse=True, return_counts=True)
+    mean = np.zeros((len(rows), source.matrix.shape[1]))
+    np.add.at(mean, place, source.matrix)
+    return Source(source.name, rows.astype(np.intp), mean / count[:, None])
