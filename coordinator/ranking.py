@@ -38,7 +38,7 @@ def csls(cosine: Array, k: int = 10) -> Array:
     return np.asarray(2.0 * cosine - near_row[:, None] - near_column[None])
 
 
-def support_ratio(one: Array, other: Array, matched: Array) -> Array:
+def support_ratio(one: Array, other: Array, gaps: Array, matched: Array) -> Array:
     """Log likelihood ratio of how often two codes are used, for a pair that is one code against any pair.
 
     The difference of log supports is Laplace about 0 for a match, with the mean absolute difference of the matches
@@ -48,11 +48,13 @@ def support_ratio(one: Array, other: Array, matched: Array) -> Array:
     Args:
         one: (n,) log share of patients with the code.
         other: (m,).
-        matched: (n, m) weights of known or probable matches; none at all gives a scale of .25.
+        gaps: (k,) differences of log share of codes that are known to be one.
+        matched: (n, m) weights of probable matches; with neither, the scale is .25.
     """
     difference = one[:, None] - other[None]
-    weight = float(matched.sum())
-    scale = float(np.sum(matched * np.abs(difference))) / weight if weight else 0.2
+    weight = float(matched.sum()) + len(gaps)
+    total = float(np.sum(matched * np.abs(difference)) + np.abs(gaps).sum())
+    scale = total / weight if weight else 0.2
     scale += _RATIO_FLOOR
     variance = max(float(difference.var()), _RATIO_FLOOR**2)
     any_pair = -((difference - difference.mean()) ** 2) / (2 * variance) - np.log(2 * np.pi * variance) / 2

@@ -18,10 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
 
 from coordinator.model import alignment
-from coordinator.model.factor import Array, Index, Source, compress, patterns
+from coordinator.model.factor import Array, Index, Source, compress
 from coordinator.model.noise import fit_noise, whitened
 
 _SWEEPS = 40
@@ -49,13 +51,19 @@ class Latent:
         return alignment.unit_rows(np.einsum("ne,ned->nd", self.evidence, cover[self.pattern]))
 
 
-def latent(sources: Sequence[Source], joined: Index, dim: int) -> Latent:
+def latent(
+    sources: Sequence[Source],
+    joined: Index,
+    dim: int,
+    speaks: Sequence[NDArray[np.bool_]] | None = None,
+) -> Latent:
     """Fit loadings and noise to joined rows, and read every row's evidence off its own sources.
 
     Args:
         sources: connected through the joined rows.
         joined: (n,) from 0, equal for rows that count as one code while loadings and noise are learnt.
         dim: d, below every source's number of columns.
+        speaks: for each source, which of its rows say where their codes lie, as for `fit_two_stage`; all without it.
 
     Raises:
         FitError: the joined rows do not connect the sources, or these span fewer than d dimensions.
@@ -80,9 +88,10 @@ def latent(sources: Sequence[Source], joined: Index, dim: int) -> Latent:
         rest = white - mean @ loading.T
         level = float(np.sum(rest**2)) / max((len(rest) - dim) * rest.shape[1], 1)
         axes = np.linalg.lstsq(one.matrix, view.scores, rcond=None)[0]
-        evidence[source.codes] += whitened(source.matrix @ axes, precision) @ loading / level
         grams[s] = loading.T @ loading / level
-        held[source.codes, s] = True
+        said = slice(None) if speaks is None else speaks[s]
+        evidence[source.codes[said]] += whitened(source.matrix[said] @ axes, precision) @ loading / level
+        held[source.codes[said], s] = True
     distinct, pattern = np.unique(held, axis=0, return_inverse=True)
     gram = np.tensordot(distinct.astype(np.float64), grams, axes=1)
     return Latent(evidence, np.asarray(gram), pattern.reshape(-1))
@@ -165,18 +174,44 @@ def lexical_matches(
     return mutual_matches(cosine, max(least, 1e-9))
 
 
+def graph_matching(one: Array, other: Array, score: Array, iterations: int = 30) -> Array:
+    """Scores that also ask whether a code's neighbours match its partner's neighbours; no common coordinates needed.
+
+    P maximises tr(K P L P') + <score, P> over soft matchings by damped conditional gradient, with K and L the centred
+    cosines within the two sites; what is returned is score + the standardised gradient K P L, with a weight that
+    grows from 1 to 3.
+
+    Args:
+        one: (n, p) rows of a site.
+        other: (m, q) rows of another.
+        score: (n, m) what is known of the pairs.
+        iterations: steps, each of weight one half.
+
+    Source: Vogelstein et al. 2015 (FAQ); Gold and Rangarajan 1996.
+    """
+    first, second = (_centred_cosines(matrix) for matrix in (one, other))
+    slack = -2.0
+    matching = soft_matching(score, slack)
+    found = score
+    for step in range(iterations):
+        gradient = first @ matching @ second
+        gradient = (gradient - gradient.mean()) / max(float(gradient.std()), 1e-12)
+        found = score + (1.0 + 2.0 * step / iterations) * gradient
+        matching = (matching + soft_matching(found, slack)) / 2
+    return np.asarray(found)
+
+
+def _centred_cosines(matrix: Array) -> Array:
+    points = alignment.unit_rows(matrix)
+    cosine = points @ points.T
+    np.fill_diagonal(cosine, 0.0)
+    return np.asarray(cosine - cosine.mean())
+
+
 def join(n_rows: int, pairs: NDArray[np.intp]) -> Index:
     """(n_rows,) numbers from 0, equal for rows that a chain of pairs connects."""
-    import scipy.sparse as sp
-    from scipy.sparse.csgraph import connected_components
-
     graph = sp.coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n_rows, n_rows))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.intp)
-
-
-def present_patterns(sources: Sequence[Source], n_rows: int) -> Index:
-    """(n_rows,) which sources hold each row, as a number."""
-    return patterns([compress(source) for source in sources], n_rows).pattern
 
 
 def _merged(source: Source, joined: Index) -> Source:

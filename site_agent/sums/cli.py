@@ -17,6 +17,7 @@ from site_agent.cli_options import (
     ThreadsOption,
     passphrase,
 )
+from site_agent.budget import BudgetLedger
 from site_agent.config import Home
 from site_agent.ledger import Ledger
 from site_agent.resources import resources
@@ -207,6 +208,33 @@ def _facts(site: Home, name: str) -> dict[str, Any]:
         "state": state,
         "approved_by": have,
     }
+
+
+@sums_app.command("budget", epilog="Example: site-agent sums budget --home north")
+def sums_budget(home: HomeOption = HERE, json: JsonOption = False) -> None:
+    """Show what differentially private sums have cost this site's patients, and what is left."""
+    site = Home(home)
+    rule, budget = site.study.differential_privacy, BudgetLedger(site.folder / "budget.jsonl")
+    entries = Ledger(budget.path).verify()
+    spent = budget.spent(rule.delta)
+    if json:
+        charges = [{"time": e.time, **e.facts} for e in entries]
+        facts = {"enabled": rule.enabled, "epsilon": rule.epsilon, "delta": rule.delta, "spent": spent}
+        print_json(facts | {"charges": charges})
+        return
+    if not rule.enabled:
+        out.print("The study adds no noise to sums: nothing here is differentially private.")
+    rows = [
+        [
+            e.time,
+            e.facts["statistic"],
+            str(e.facts["session"])[:16],
+            f"{float(e.facts['noise_multiplier']):.3f}",
+        ]
+        for e in entries
+    ]
+    table("Charges", ["time", "statistic", "sum's list of sites", "noise multiplier"], rows)
+    out.print(f"Spent: epsilon {spent:.3f} of {rule.epsilon:g} at delta {rule.delta:g}")
 
 
 def _show(site: Home, name: str, preview: SumPreview) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
+from typer.testing import CliRunner
 
 from protocol.errors import FederationError, GateError
 from protocol.study import DifferentialPrivacy
@@ -21,6 +23,8 @@ from site_agent.budget import (
     sensitivity,
     spent_epsilon,
 )
+from site_agent.cli import app
+from tests.sum_federation import STUDY, Consortium
 
 SESSION = "0" * 64
 
@@ -125,3 +129,17 @@ def test_an_altered_budget_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"noise_multiplier":"', b'"noise_multiplier":"9', 1))
     with pytest.raises(FederationError, match="is broken at line 2"):
         BudgetLedger(path).spent(1e-6)
+
+
+def test_the_command_shows_charges_and_what_is_left(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path / "all", study=STUDY + "[differential_privacy]\nenabled = true\n")
+    home = consortium.homes["lake"]
+    rule = consortium.study.differential_privacy
+    BudgetLedger(home.folder / "budget.jsonl").spend(rule, statistic="margins", session=SESSION)
+    done = CliRunner().invoke(app, ["sums", "budget", "--home", str(home.folder), "--json"])
+    found = json.loads(done.stdout)
+    assert found["enabled"]
+    assert found["spent"] == pytest.approx(rule.release_epsilon)
+    assert [c["statistic"] for c in found["charges"]] == ["margins"]
+    plain = CliRunner().invoke(app, ["sums", "budget", "--home", str(home.folder)])
+    assert "Spent: epsilon 1.000 of 3" in plain.stdout
