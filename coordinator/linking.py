@@ -14,6 +14,7 @@ from coordinator.ranking import Fusion, profile, profile_likeness, support_ratio
 from coordinator.weak_pairs import Latent, graph_matching, join, latent, mutual_matches, same_meaning, soft_matching
 
 _LEAST = 0.3  # match probability from which a pair is a weak anchor
+_EARLY_SLACK, _EARLY_LEAST = -2.0, 0.05  # the same before any alignment: most are wrong, and their errors cancel
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,7 @@ def self_train(
     weights = np.zeros((len(clues.local), len(clues.standard)))
     features = dict(clues.fixed) | {"support": support_ratio(*clues.support, clues.known_gap, weights)}
     if shared < 2 * dim:
-        pairs, weights = _matches(_start(sources, clues, features, fusion), clues)
+        pairs, weights = _matches(_start(sources, clues, features, fusion), clues, _EARLY_SLACK, _EARLY_LEAST)
     for turn in range(rounds):
         joined = join(n_rows, pairs)
         found = latent(sources, joined, dim, speaks)
@@ -158,12 +159,14 @@ def _start(
     return score
 
 
-def _matches(score: Array, clues: Clues) -> tuple[NDArray[np.intp], Array]:
+def _matches(
+    score: Array, clues: Clues, slack: float = 3.0, least: float = _LEAST
+) -> tuple[NDArray[np.intp], Array]:
     """Sure matches, group by group, and their cells as weights."""
     weights, pairs = np.zeros_like(score), []
     for g in np.unique(clues.group):
         rows = np.flatnonzero(clues.group == g)
-        cells = mutual_matches(soft_matching(score[rows]), _LEAST)
+        cells = mutual_matches(soft_matching(score[rows], slack), least)
         weights[rows[cells[:, 0]], cells[:, 1]] = 1.0
         pairs.append(np.stack([clues.local[rows[cells[:, 0]]], clues.standard[cells[:, 1]]], axis=1))
     return np.concatenate(pairs), weights

@@ -172,6 +172,26 @@ class DifferentialPrivacy(_Section):
         return self
 
 
+class Ontology(_Section):
+    """The is-a graph beside the study file, `ontology.csv`, and the view that is made of it; off by default."""
+
+    digest: str = Field(
+        "",
+        pattern=r"^([0-9a-f]{64})?$",
+        description="SHA-256 of ontology.csv, so that all parties use one graph; empty: there is no ontology view.",
+    )
+    dim: int = Field(100, ge=2, le=1024, description="Largest dimension of the ontology view.")
+    depth: int = Field(
+        5,
+        ge=1,
+        le=50,
+        description="Codes deeper below a root stand where their nearest ancestor within does.",
+    )
+    penalty: float = Field(
+        30.0, gt=0, le=1e6, description="How firmly counts are held to the ontology, for each code."
+    )
+
+
 class Fit(_Section):
     """How the coordinator fits SMILE."""
 

@@ -56,12 +56,13 @@ class IsA:
         return sp.csr_array(_support(self.parents + self.parents.T).astype(np.float64))
 
     def places(self, codes: Iterable[str]) -> tuple[Index, Index]:
-        """Which of some codes are in the graph, and where.
+        """Which of some codes the graph knows, and where they stand.
 
         Returns:
-            positions in `codes`, increasing, and the row of each; codes that only stand deeper are left out.
+            positions in `codes`, increasing, and the row of each: of a code that lies deeper than the graph goes, the row
+            of its nearest ancestor, the first by name of several.
         """
-        found = [(at, self.row[code]) for at, code in enumerate(codes) if code in self.row]
+        found = [(at, self.row[self.above[code][0]]) for at, code in enumerate(codes) if code in self.above]
         both = np.array(found, dtype=np.int64).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
@@ -101,7 +102,9 @@ def make_is_a(
     row = {code: i for i, code in enumerate(codes)}
     pairs = [(row[c], row[p]) for c in codes[1:] for p in (up[c] & inside or {""})]
     child, parent_row = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
-    parents = sp.csr_array((np.ones(len(pairs), np.int8), (child, parent_row)), shape=(len(codes), len(codes)))
+    parents = sp.csr_array(
+        (np.ones(len(pairs), np.int8), (child, parent_row)), shape=(len(codes), len(codes))
+    )
     above = {code: (code,) for code in inside} | {
         code: tuple(sorted(_nearest(up, code, inside))) for code in kept - inside
     }

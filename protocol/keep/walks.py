@@ -49,7 +49,9 @@ def walk_ppmi(edges: sp.csr_array, *, length: int = LENGTH, window: int = WINDOW
     Laws: the mean of the counts of drawn walks tends to C; renumbering the nodes renumbers the result.
     """
     if not 1 <= window < length:
-        raise ValueError(f"window is {window}; it must be between 1 and {length - 1} for walks of {length} nodes")
+        raise ValueError(
+            f"window is {window}; it must be between 1 and {length - 1} for walks of {length} nodes"
+        )
     n = edges.shape[0]
     degree = np.asarray(edges.sum(axis=1)).ravel()
     if n and not degree.all():

@@ -1,11 +1,12 @@
 """Priors from knowledge: which finds the cluster of codes whose anchors and equivalences are hidden; and the time.
 
 Codes: the ICD-9-CM diagnoses of the CMS claims and the ICD-10-CM codes that the GEMs give for them. Each ICD-10-CM code
-is a cluster with itself as anchor; the truth of an ICD-9-CM code is its first GEM target. Two things are hidden: a fifth
-of the GEM pairs, where other paths to the cluster may be left; or all GEM pairs of a fifth of the ICD-9-CM codes, where
-only the hierarchy of ICD-9-CM leads to codes that have some. Errors are standard errors over seeds.
+is a cluster with itself as anchor; the truth of an ICD-9-CM code is its first GEM target. Hidden are: nothing, where the
+pairs name the truth among other candidates; a fifth of the GEM pairs, where other paths to the cluster may be left; or all GEM pairs of a fifth of the ICD-9-CM codes, where
+only the hierarchy of ICD-9-CM leads to codes that have some. category@1 asks for the three-character category of the
+true code only. Errors are standard errors over seeds.
 
-`SMILE_BENCH=full` adds 61,000 codes.
+The short form takes the 1,200 commonest codes; `SMILE_BENCH=full` takes all, and adds the time at 61,000 codes.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from tests.cms import gem, shared_file
 FULL = os.environ.get("SMILE_BENCH") == "full"
 SEEDS = range(5)
 HIDDEN = 0.2
+CODES = None if FULL else 1200
 STUDY = {
     "id": "s",
     "title": "t",
@@ -80,11 +82,17 @@ class Case:
     def __init__(self, folder: Path, *, hierarchy: bool) -> None:
         events = pq.read_table(shared_file("cms_claims/inpatient_events.parquet"), columns=["code"])
         meaning = {dotted("ICD9CM", a): dotted("ICD10CM", b) for a, b in gem().items()}
-        nine = sorted({dotted("ICD9CM", c) for c in pc.unique(events["code"]).to_pylist()} & meaning.keys())
+        counts = sorted(
+            pc.value_counts(events["code"]).to_pylist(), key=lambda c: (-c["counts"], c["values"])
+        )
+        common = [code for c in counts if (code := dotted("ICD9CM", c["values"])) in meaning]
+        nine = sorted(common[:CODES])
         ten = sorted({meaning[c] for c in nine})
         self.names = tuple([f"ICD10CM:{c}" for c in ten] + [f"ICD9CM:{c}" for c in nine])
         self.k = len(ten)
         place = {c: i for i, c in enumerate(ten)}
+        stems = np.unique([c[:3] for c in ten], return_inverse=True)[1]
+        self.category = sp.csr_array((np.ones(self.k), (np.arange(self.k), stems)))
         self.truth = np.array([place[meaning[c]] for c in nine])
         self.graph = relations_of(
             _built(folder, self.names, hierarchy=hierarchy), _union(self.names)
@@ -96,9 +104,9 @@ class Case:
         half = sp.triu(self.graph, 1).tocoo()
         i, j = half.coords
         crossing = (i < k) & (j >= k)
-        if what == "codes":
+        if what in {"codes", "nothing"}:
             rows = k + rng.choice(len(self.truth), round(HIDDEN * len(self.truth)), replace=False)
-            gone = crossing & np.isin(j, rows)
+            gone = crossing & np.isin(j, rows) & (what == "codes")
         else:
             gone = crossing & (rng.random(len(i)) < HIDDEN)
             rows = np.unique(j[gone & (i == self.truth[np.maximum(j - k, 0)])])
@@ -134,7 +142,7 @@ def test_priors_on_hidden_equivalences(tmp_path: Path, capsys: pytest.CaptureFix
     for pairs in ("GEMs", "GEMs + hierarchy"):
         case = Case(tmp_path / pairs.replace(" ", ""), hierarchy="hierarchy" in pairs)
         clusters = case.k
-        for what in ("pairs", "codes"):
+        for what in ("nothing", "pairs", "codes"):
             found: dict[str, list[list[float]]] = {m: [] for m in METHODS}
             for seed in SEEDS:
                 graph, rows = case.hidden(what, seed)
@@ -142,16 +150,15 @@ def test_priors_on_hidden_equivalences(tmp_path: Path, capsys: pytest.CaptureFix
                 for method in METHODS:
                     prior = sp.csr_array(case.prior(graph, method, seed)[rows])
                     truth = case.truth[rows - case.k]
-                    chosen = prior[np.arange(len(rows)), truth]
-                    found[method].append(
-                        [hits(prior, truth, 1), hits(prior, truth, 5), float(np.mean(chosen))]
-                    )
+                    whole = sp.csr_array(prior @ case.category)
+                    kind = case.category.indices[truth]
+                    found[method].append([hits(prior, truth, 1), hits(prior, truth, 5), hits(whole, kind, 1)])
             for method in METHODS:
                 results[pairs, what, method] = np.array(found[method])
     with capsys.disabled():
         print(f"\n{clusters} clusters; mean over {len(SEEDS)} seeds ± SE")
         print(
-            f"{'pairs':18} {'hidden':7} {'codes':>6} {'prior':10} {'hits@1':>14} {'hits@5':>14} {'mean pi of truth':>17}"
+            f"{'pairs':18} {'hidden':7} {'codes':>6} {'prior':10} {'hits@1':>14} {'hits@5':>14} {'category@1':>14}"
         )
         for (pairs, what, method), scores in results.items():
             mean, error = scores.mean(axis=0), scores.std(axis=0, ddof=1) / np.sqrt(len(scores))
@@ -161,7 +168,7 @@ def test_priors_on_hidden_equivalences(tmp_path: Path, capsys: pytest.CaptureFix
         best = results["GEMs + hierarchy", what, "propagate"][:, 0]
         chance = results["GEMs + hierarchy", what, "anchored"][:, 0]
         margin = (best - chance).mean() - 2 * (best - chance).std(ddof=1) / np.sqrt(len(best))
-        assert margin > 0.05
+        assert margin > 0.02
 
 
 @pytest.mark.benchmark

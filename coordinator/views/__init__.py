@@ -1,0 +1,1 @@
+"""Views that the coordinator makes itself: of public knowledge and of pooled counts."""
