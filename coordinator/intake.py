@@ -60,7 +60,7 @@ def verify_release(
     _check_sequence(manifest, expected)
     _check_rules(manifest, study)
     least = release.arrays[CODE_PATIENTS].min(initial=manifest.policy.min_code_patients)
-    if least + manifest.policy.margin_rounding // 2 < manifest.policy.min_code_patients:
+    if least < manifest.policy.min_code_patients:
         raise ProtocolError(f"Site {manifest.site} released a code with fewer patients than its own floor")
     return VerifiedRelease(manifest, release.arrays, header.round, header.signer_key)
 

@@ -10,11 +10,22 @@ from numpy.typing import NDArray
 
 from coordinator.model.alignment import unit_rows
 from coordinator.model.factor import Array, Index, Source
-from coordinator.ranking import Fusion, profile, profile_likeness, support_ratio
-from coordinator.weak_pairs import Latent, graph_matching, join, latent, mutual_matches, same_meaning, soft_matching
+from coordinator.ranking import Fusion, csls, profile, profile_likeness, support_ratio
+from coordinator.weak_pairs import (
+    Latent,
+    graph_matching,
+    join,
+    latent,
+    mutual_matches,
+    same_meaning,
+    soft_matching,
+)
 
 _LEAST = 0.3  # match probability from which a pair is a weak anchor
-_EARLY_SLACK, _EARLY_LEAST = -2.0, 0.05  # the same before any alignment: most are wrong, and their errors cancel
+_EARLY_SLACK, _EARLY_LEAST = (
+    -2.0,
+    0.05,
+)  # the same before any alignment: most are wrong, and their errors cancel
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +36,7 @@ class Clues:
         local: (n,) rows without a standard code.
         standard: (m,) rows with one that some site released: the candidates.
         group: (n,) which sources hold each local row, as a number: codes of one group exclude each other.
-        anchored: (k, 3) anchored rows that a site of group g holds too: g, its place in `standard`, its log share there.
+        known_gap: (k,) differences of log share between sources that hold the same row.
         support: (n,) and (m,) log share of patients.
         fixed: features that need no alignment, name -> (n, m).
     """
@@ -78,7 +89,9 @@ def gather(
     gaps = []
     for s, source in enumerate(sources):
         both = held[source.codes].any(axis=1)
-        gaps.append(np.log(share[s][both]) - log_share[source.codes[both]] / held[source.codes[both]].sum(axis=1))
+        gaps.append(
+            np.log(share[s][both]) - log_share[source.codes[both]] / held[source.codes[both]].sum(axis=1)
+        )
         held[source.codes, s] = True
         log_share[source.codes] += np.log(share[s])
         shape[source.codes] += profile(source.matrix)
@@ -90,7 +103,7 @@ def gather(
     fixed = {"profile": profile_likeness(shape[local], shape[target])}
     if text is not None:
         words = unit_rows(text.astype(np.float64))
-        fixed["text"] = words[local] @ words[target].T
+        fixed["text"] = csls(words[local] @ words[target].T)
     group = np.unique(held[local], axis=0, return_inverse=True)[1].reshape(-1)
     return Clues(local, target, group, np.concatenate(gaps), (log_share[local], log_share[target]), fixed)
 
@@ -139,12 +152,10 @@ def self_train(
     return Linked(found, features, score, joined, pairs)
 
 
-def _start(
-    sources: Sequence[Source], clues: Clues, features: Mapping[str, Array], fusion: Fusion
-) -> Array:
+def _start(sources: Sequence[Source], clues: Clues, features: Mapping[str, Array], fusion: Fusion) -> Array:
     """Scores before any alignment, improved by graph matching between the sources of each group and the candidates."""
     weight = dict(zip(fusion.names, fusion.weights, strict=True))
-    score = np.asarray(sum(weight[name] * value for name, value in features.items()))
+    score = np.asarray(sum(weight.get(name, 0.0) * value for name, value in features.items()))
     place = np.full(max(int(s.codes.max()) for s in sources) + 1, -1)
     place[clues.standard] = np.arange(len(clues.standard))
     hub = max(sources, key=lambda s: int((place[s.codes] >= 0).sum()))

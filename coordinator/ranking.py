@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,9 @@ from coordinator.model.alignment import unit_rows
 from coordinator.model.factor import Array, Index
 
 FEATURES = ("latent", "support", "profile", "text")
-DEFAULT_WEIGHTS: Mapping[str, float] = {"latent": 0.35, "support": 1.0, "profile": 0.25, "text": 15.0}
+DEFAULT_WEIGHTS: Mapping[str, float] = {"latent": 0.25, "support": 1.0, "profile": 0.25, "text": 30.0}
+LEAST = 50
+"""Hidden anchors below which the default weights stand."""
 _QUANTILES = np.linspace(0.02, 0.98, 40)
 _NEAREST = 10
 _PROFILE_AXES = 5
@@ -120,32 +122,39 @@ def default_fusion(names: tuple[str, ...]) -> Fusion:
     return Fusion(names, np.array([DEFAULT_WEIGHTS[name] for name in names]))
 
 
-def learn_fusion(features: Mapping[str, Array], right: Index, *, prior_codes: float = 10.0) -> Fusion:
-    """Conditional logit with non-negative weights, drawn to the default where there is little to learn from.
+def learn_fusion(
+    tasks: Sequence[tuple[Mapping[str, Array], Index]], *, names: tuple[str, ...], prior_codes: float = 10.0
+) -> Fusion:
+    """Conditional logit with positive weights, drawn to the default where there is little to learn from.
 
     Maximises sum_i [w'f_(i, right_i) - log sum_j exp w'f_ij] - prior_codes / 2 sum_f log(w_f / w_f0)^2.
 
     Args:
-        features: name -> (n, m); they must not have been fitted to the targets (hide anchors, as in calibration).
-        right: (n,) column of each code's target.
-        prior_codes: strength of the prior.
+        tasks: features, name -> (n, m), and the column (n,) of each code's target. The features must not have been
+            fitted to these targets: hide the anchors, as calibration does.
+        names: of the features.
+        prior_codes: strength of the prior, in codes.
 
     Source: McFadden 1974.
     """
-    names = tuple(features)
     start = default_fusion(names)
-    if not len(right):
+    n = sum(len(right) for _, right in tasks)
+    if n < LEAST:
         return start
-    stack = np.stack([features[name] for name in names], axis=-1)
-    chosen = stack[np.arange(len(right)), right]
+    stacks = [np.stack([features[name] for name in names], axis=-1) for features, _ in tasks]
+    chosen = [stack[np.arange(len(right)), right] for stack, (_, right) in zip(stacks, tasks, strict=True)]
 
     def loss(theta: Array) -> tuple[float, Array]:
         weights = start.weights * np.exp(theta)
-        logit = stack @ weights
-        level = logsumexp(logit, axis=1)
-        expected = np.einsum("nm,nmf->nf", np.exp(logit - level[:, None]), stack)
-        value = float(np.sum(level) - np.sum(chosen @ weights)) + prior_codes / 2 * float(theta @ theta)
-        return value, (expected - chosen).sum(axis=0) * weights + prior_codes * theta
+        value, slope = prior_codes / 2 * float(theta @ theta), prior_codes * theta
+        for stack, right in zip(stacks, chosen, strict=True):
+            logit = stack @ weights
+            level = logsumexp(logit, axis=1, keepdims=True)
+            expected = np.einsum("nm,nmf->f", np.exp(logit - level), stack)
+            value += float(np.sum(level) - np.sum(right @ weights))
+            slope = slope + (expected - right.sum(axis=0)) * weights
+        return value, slope
 
-    best = minimize(loss, np.zeros(len(names)), jac=True, method="L-BFGS-B", bounds=[(-4.0, 4.0)] * len(names))
-    return Fusion(names, start.weights * np.exp(best.x), len(right))
+    bounds = [(-4.0, 4.0)] * len(names)
+    best = minimize(loss, np.zeros(len(names)), jac=True, method="L-BFGS-B", bounds=bounds)
+    return Fusion(names, start.weights * np.exp(best.x), n)

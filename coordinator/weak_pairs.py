@@ -7,9 +7,10 @@ canonical correlation model of Haghighi, Liang, Berg-Kirkpatrick and Klein (2008
 
     x_i^s = B_s u_i + e_s,  u_i ~ N(0, I),  e_s ~ N(0, Psi_s)
 
-is fitted to rows joined by anchors and weak pairs (the M-step); the matches are the entries of a matching with
-capacities, softened by entropy (`soft_matching`), that exceed a half of ... (the E-step). A weak pair helps to find
-loadings and noise and nothing else: the two codes keep rows of their own, so a wrong pair does not make them one.
+is fitted to rows joined by anchors and weak pairs (the M-step). Weak pairs are the mutual best cells of a matching in
+which no code is used twice, softened by entropy (`soft_matching`), that are likely enough (the E-step, hard). A weak
+pair helps to find loadings and noise and nothing else: the two codes keep rows of their own, so that a wrong pair
+does not make them one.
 """
 
 from __future__ import annotations

@@ -108,7 +108,7 @@ class Privacy(_Section):
     min_pair_patients: int = Field(
         DEFAULT_MIN_PAIR_PATIENTS, ge=1, description="Distinct patients that a pair needs to be counted."
     )
-    margin_rounding: int = Field(5, ge=1, le=1000, description="Released patient counts are rounded to this.")
+    margin_rounding: int = Field(100, ge=1, le=1000, description="Released patient counts are rounded to this.")
     sticky_patients: int = Field(
         DEFAULT_STICKY_PATIENTS,
         ge=0,
@@ -192,6 +192,34 @@ class Ontology(_Section):
     )
 
 
+class Text(_Section):
+    """Names of codes as a view of their own, in one space for all parties; off by default."""
+
+    encoder: Literal["none", "lexical", "minilm", "directory"] = Field(
+        "none",
+        description="No text; n-grams of letters, which need nothing; MiniLM, of the extra `text`; or a model in a folder.",
+    )
+    digest: str = Field(
+        "",
+        pattern="^([0-9a-f]{64})?$",
+        description="The encoder's digest; a party where another is installed is refused.",
+    )
+    dim: int = Field(128, ge=8, le=1024, description="Columns of the text view, the same at all parties.")
+    sites: bool = Field(
+        False,
+        description="Whether sites may release vectors of their own descriptions, which tell nearly as much as the texts; a site "
+        "must allow it too.",
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.encoder != "none" and not self.digest:
+            raise ValueError(f"text.encoder {self.encoder} needs text.digest")
+        if self.encoder == "none" and (self.digest or self.sites):
+            raise ValueError("text.digest or text.sites is set, and text.encoder is none")
+        return self
+
+
 class Fit(_Section):
     """How the coordinator fits SMILE."""
 
@@ -245,6 +273,7 @@ class StudySpec(_Section):
     sharing: Sharing = Sharing()
     privacy: Privacy = Privacy()
     differential_privacy: DifferentialPrivacy = DifferentialPrivacy()
+    text: Text = Text()
     fit: Fit = Fit()
 
     @model_validator(mode="after")

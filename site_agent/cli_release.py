@@ -25,6 +25,8 @@ from site_agent.resources import resources
 from site_agent.signers import standing
 
 _SHOWN = 20
+SMALL_SITE, SMALL_FLOOR = 2_000, 25
+"""Below so many patients a floor of 11 was measured to let an attacker tell who was a patient, and 25 not to."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -69,6 +71,12 @@ def preview(
         out.print(f"[yellow]{count:,} rows were skipped: {reason}[/]")
     if prepared.changed:
         out.print(f"Patients whose events have changed since the last release: {prepared.changed}")
+    if manifest.statistics.patients < SMALL_SITE and manifest.policy.min_pair_patients < SMALL_FLOOR:
+        out.print(
+            f"[yellow]A site of this size hides its patients badly behind a pair floor of "
+            f"{manifest.policy.min_pair_patients}: think of policy.min_pair_patients = {SMALL_FLOOR} "
+            "(docs/explanation/security.md)[/]"
+        )
     if prepared.names_undecided:
         out.print(
             f"{prepared.names_undecided:,} descriptions wait in {home / 'names-to-review.csv'} for a person's yes or no",

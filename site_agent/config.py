@@ -85,7 +85,10 @@ class Data(_Section):
     terminology: str = Field(
         "",
         description="Terms of public terminologies, whose words a released description may have: CSV or TSV with a column "
-        "description, or text with a term a line. Used only where names are released.",
+        "description, or text with a term a line. Used only where names or text vectors are released.",
+    )
+    text_model: str = Field(
+        "", description='Folder of the text encoder where the study says text.encoder = "directory".'
     )
     system: Prefix = Field(description="Code system of rows that name none.")
     systems: dict[str, Prefix] = Field(
@@ -132,6 +135,11 @@ class SitePolicy(_Section):
     names: bool = Field(
         False,
         description="Whether descriptions may leave where the study releases them; off unless set here.",
+    )
+    text: bool = Field(
+        False,
+        description="Whether vectors of descriptions may leave where the study releases them (text.sites); whoever guesses a "
+        "text can tell from its vector that the guess is right. Off unless set here.",
     )
 
 

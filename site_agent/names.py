@@ -94,6 +94,15 @@ def choose_names(home: Home, codes: Iterable[str], descriptions: Mapping[str, De
     """
     if not (home.study.privacy.names and home.config.policy.names):
         return NO_NAMES
+    return presentable_names(home, codes, descriptions)
+
+
+def presentable_names(home: Home, codes: Iterable[str], descriptions: Mapping[str, Description]) -> Names:
+    """The descriptions that tell nothing but medicine, whether or not anything of them may leave; as `choose_names`.
+
+    Raises:
+        DataError: the terminology or the review file cannot be used.
+    """
     vocabulary = Vocabulary.of(_public_texts(home, descriptions))
     review = home.folder / REVIEW
     decided = read_review(review)

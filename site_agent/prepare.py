@@ -14,8 +14,9 @@ import protocol
 import site_agent
 from protocol.envelope import software_digest
 from protocol.errors import UsageError
-from protocol.release import Release
+from protocol.release import Release, SourceView
 from protocol.study import StudySpec
+from protocol.text import TextEncoder, open_encoder
 from site_agent.cells import Int64s, with_cells
 from site_agent.changes import Fingerprints, Keys, gathered, patient_fingerprints
 from site_agent.comparison import check_before_embedding, counting_rules, differences_from
@@ -32,7 +33,7 @@ from site_agent.gate import (
     sticky_counts,
     suppress,
 )
-from site_agent.names import choose_names
+from site_agent.names import choose_names, presentable_names
 from site_agent.released import keep_candidate, remembered, site_salt
 from site_agent.resources import Resources, resources
 from site_agent.sources import Description, Progress, silent
@@ -41,6 +42,7 @@ from site_agent.sources.opening import open_source
 from site_agent.sources.rollup import rollup_of
 from site_agent.staging import Staged, stage
 from site_agent.views.cooccurrence import cooccurrence_view
+from site_agent.views.text import text_view
 
 
 @dataclass(frozen=True)
@@ -242,10 +244,11 @@ def prepare_release(
     Raises:
         DataError: the data cannot be used.
         GateError: the release is refused.
-        StudyError: the data hold a code system that the study does not list.
-        UsageError: another command is at work.
+        StudyError: the data hold a code system that the study does not list, or the study's text encoder is another one.
+        UsageError: another command is at work, or the text encoder's model is missing.
     """
     study, policy, machine = home.study, home.policy(), machine or resources(home.config.machine)
+    encoder = text_encoder(home)
     with work_lock(home):
         earlier, rules = remembered(home.folder), counting_rules(home)
         last = earlier[-1].reference() if earlier else None
@@ -264,12 +267,14 @@ def prepare_release(
             shift=study.embedding.ppmi_shift,
             seed=study.embedding.seed,
         )
-        names = choose_names(home, [shown.codes[r] for r in kept.rows], found.descriptions)
+        released = [shown.codes[r] for r in kept.rows]
+        names = choose_names(home, released, found.descriptions)
+        texts, undecided = _text_views(home, released, found.descriptions, encoder)
         update = {"names_released": len(names.released), "names_withheld": names.withheld}
         kept = replace(kept, statistics=kept.statistics.model_copy(update=update))
         release = make_release(
             kept,
-            (view,),
+            (view, *texts),
             shown.codes,
             site_anchors(home),
             descriptions=names.released,
@@ -296,8 +301,33 @@ def prepare_release(
         found.skipped,
         found.n_rows,
         changed=about_patients(differences[-1].patients, policy) if differences else "",
-        names_undecided=names.undecided,
+        names_undecided=max(names.undecided, undecided),
     )
+
+
+def text_encoder(home: Home) -> TextEncoder | None:
+    """The study's text encoder; None unless study and site both release text vectors.
+
+    Raises:
+        StudyError: another encoder is installed here than the study names.
+        UsageError: the model is missing or cannot be used.
+    """
+    text, folder = home.study.text, home.config.data.text_model
+    if not (text.sites and home.config.policy.text):
+        return None
+    return open_encoder(text, home.path(folder) if folder else None)
+
+
+def _text_views(
+    home: Home, codes: list[str], descriptions: Mapping[str, Description], encoder: TextEncoder | None
+) -> tuple[tuple[SourceView, ...], int]:
+    """The text view, if one leaves, and how many descriptions wait for a person."""
+    if encoder is None:
+        return (), 0
+    # A vector tells nearly as much as its text: the same rule holds for both.
+    names = presentable_names(home, codes, descriptions)
+    view = text_view(codes, names.released, encoder=encoder, study=home.study)
+    return ((view,) if view else ()), names.undecided
 
 
 def site_anchors(home: Home) -> Mapping[str, str]:

@@ -80,7 +80,7 @@ def release(
         agent_version="0",
         agent_digest="0" * 64,
         policy=Policy(
-            min_code_patients=20, min_pair_patients=11, margin_rounding=5, max_dim=spec.embedding.dim
+            min_code_patients=20, min_pair_patients=11, margin_rounding=100, max_dim=spec.embedding.dim
         ),
         statistics=statistics(len(codes)),
         codes=tuple(codes),

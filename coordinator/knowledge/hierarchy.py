@@ -150,11 +150,10 @@ def _ancestors(parents: sp.csr_array, nodes: Index) -> sp.csr_array:
     """(n, n) with a 1 for every ancestor of the nodes; other rows are empty."""
     n = parents.shape[0]
     start = sp.csr_array((np.ones(len(nodes), np.int32), (nodes, nodes)), shape=(n, n))
-    front: sp.csr_array = _support(start @ parents)
-    found: sp.csr_array = sp.csr_array(front.shape, dtype=np.int32)
+    front = found = _support(start @ parents)
     while front.nnz:
-        found = _support(found + front)
         front = _support(front @ parents)
+        found = _support(found + front)
     return found
 
 

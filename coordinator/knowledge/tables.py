@@ -43,7 +43,9 @@ def batches(
     Raises:
         DataError: no such file, nothing in it, a column is missing, or it is not UTF-8.
     """
-    names = list(header) if header is not None else _header(path, delimiter, quote)
+    # The first line is read in any case: pyarrow itself would print a traceback for a binary file.
+    first = next(text_lines(path), "")
+    names = list(header) if header is not None else _header(path, first, delimiter, quote)
     place = {name.casefold(): name for name in names}
     lacking = [c for c in columns if c.casefold() not in place]
     if lacking:
@@ -137,8 +139,7 @@ def need_files(*paths: Path) -> None:
             )
 
 
-def _header(path: Path, delimiter: str, quote: str) -> list[str]:
-    line = next(text_lines(path), "")
+def _header(path: Path, line: str, delimiter: str, quote: str) -> list[str]:
     how = {"quotechar": quote} if quote else {"quoting": csv.QUOTE_NONE}
     names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter, **how), [])]
     if not any(names):

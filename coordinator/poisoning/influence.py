@@ -56,7 +56,7 @@ class Drift(NamedTuple):
     """How far a release is from the site's last one.
 
     Attributes:
-        r: correlation of the cosines among all codes of both; 1 for the same release.
+        r: correlation of the cosines among all codes of both; 1 for the same release, 0 where they have none in common.
         codes: the codes of both.
         rows: for each of them the correlation of its own cosines.
     """
@@ -80,7 +80,7 @@ def drift(now: VerifiedRelease, before: VerifiedRelease) -> Drift:
         one, two = unit(view.matrix[i]), unit(other.matrix[j])
         found.append(Drift(correlation(one, two)[0], codes, profiles(one, two)))
     if not found:
-        return Drift(float("nan"), (), np.zeros(0))
+        return Drift(0.0, (), np.zeros(0))
     return min(found, key=lambda d: d.r)
 
 

@@ -61,7 +61,7 @@ def association(counts: sp.csr_array) -> Truth:
     Args:
         counts: full symmetric (n, n) counts; of patients that the vectors were not made from.
     """
-    full = sp.csr_array(counts, dtype=np.float64)
+    full = sp.csr_array(counts).astype(np.float64)
     margin = np.maximum(np.asarray(full.sum(axis=1)).ravel(), 1.0)
 
     def lift(one: int) -> Array:

@@ -16,7 +16,6 @@ ours: without it, v_j of a code with fewer pairs than dimensions is not determin
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,12 +36,23 @@ class GloveFit:
     """A fit.
 
     Attributes:
-        vectors: (n, d), (w + v) / 2.
-        history: J at the start and after each sweep over w and v.
+        words: (n, d) w.
+        contexts: (n, d) v.
+        word_bias: (n,) b.
+        context_bias: (n,) c.
+        history: J after each half of a sweep.
     """
 
-    vectors: Array
+    words: Array
+    contexts: Array
+    word_bias: Array
+    context_bias: Array
     history: tuple[float, ...]
+
+    @property
+    def vectors(self) -> Array:
+        """(n, d), (w + v) / 2."""
+        return np.asarray((self.words + self.contexts) / 2.0)
 
 
 def fit_glove(
@@ -83,12 +93,12 @@ def fit_glove(
     if not (np.isfinite(penalty) and penalty > 0):
         raise ValueError(f"penalty is {penalty}; it must be a positive number")
     if not full.nnz:
-        return GloveFit(start, (0.0,))
+        return GloveFit(start, start, np.zeros(n), np.zeros(n), (0.0,))
     if full.data.min() < 0:
         raise ValueError("a count is negative")
     weight = np.minimum(1.0, (full.data / np.quantile(full.data, quantile)) ** exponent)
     mass = np.bincount(np.repeat(np.arange(n), np.diff(full.indptr)), weight, n)
-    held = penalty * (mass if per == "pair" else np.ones(n))
+    held = np.asarray(penalty * (mass if per == "pair" else np.ones(n)), np.float64)
     problem = _Problem(full.indptr, full.indices, weight, np.log(full.data), start, held)
     with threadpool_limits(1, user_api="blas"):
         return _alternate(problem, sweeps, tol)
@@ -141,13 +151,13 @@ class _Problem:
 
 def _alternate(problem: _Problem, sweeps: int, tol: float) -> GloveFit:
     w = v = problem.start
-    c = np.zeros(len(v))
+    b = c = np.zeros(len(v))
     history: list[float] = []
     for _ in range(sweeps):
         w, b, value = problem.half(v, c)
         history.append(value + problem.anchor(v))
         v, c, value = problem.half(w, b)
         history.append(value + problem.anchor(w))
-        if history[-2] - history[-1] <= tol * history[-1] and len(history) > 2:
+        if len(history) > 2 and history[-3] - history[-1] <= tol * history[-1]:
             break
-    return GloveFit((w + v) / 2.0, tuple(history))
+    return GloveFit(w, v, b, c, tuple(history))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from protocol.keep.ontology import ROOT, IsA, Index
+from protocol.keep.ontology import ROOT, Index, IsA
 
 
 def history_events(

@@ -9,7 +9,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from protocol.keep.glove import fit_glove
-from protocol.keep.ontology import IsA, Index
+from protocol.keep.ontology import Index, IsA
 from protocol.keep.walks import walk_embedding
 
 NAME = "ontology"

@@ -22,22 +22,26 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from protocol.statistics import embed
 from protocol.keep.ontology import IsA
+from protocol.statistics import embed
 
 Array = NDArray[np.float64]
 LENGTH = 30
 WINDOW = 10
+FLOOR = float(np.log(0.1))
 _BLOCK_BYTES = 1 << 26
 
 
-def walk_ppmi(edges: sp.csr_array, *, length: int = LENGTH, window: int = WINDOW) -> sp.csr_array:
-    """PPMI of the expected co-occurrence of nodes on random walks.
+def walk_ppmi(
+    edges: sp.csr_array, *, length: int = LENGTH, window: int = WINDOW, floor: float = FLOOR
+) -> sp.csr_array:
+    """PMI of the expected co-occurrence of nodes on random walks, above a floor: max(PMI - floor, 0).
 
     Args:
         edges: (n, n) symmetric 0/1 matrix without an empty row.
         length: nodes of a walk.
         window: largest distance on a walk.
+        floor: in nats; 0 makes it PPMI.
 
     Returns:
         (n, n) symmetric; only entries above 0 are stored.
@@ -53,7 +57,7 @@ def walk_ppmi(edges: sp.csr_array, *, length: int = LENGTH, window: int = WINDOW
             f"window is {window}; it must be between 1 and {length - 1} for walks of {length} nodes"
         )
     n = edges.shape[0]
-    degree = np.asarray(edges.sum(axis=1)).ravel()
+    degree = np.asarray(edges.sum(axis=1), np.float64).ravel()
     if n and not degree.all():
         raise ValueError(f"node {int(np.flatnonzero(degree == 0)[0])} has no edge: no walk passes it")
     step = sp.csr_array(sp.diags_array(1.0 / degree) @ edges)
@@ -68,7 +72,7 @@ def walk_ppmi(edges: sp.csr_array, *, length: int = LENGTH, window: int = WINDOW
         counts = _expected_rows(backward, degree, starts, weight, rows)
         with np.errstate(divide="ignore"):
             pmi = np.log(counts, out=counts)
-        pmi += log_total - log_margin[rows, None] - log_margin
+        pmi += log_total - floor - log_margin[rows, None] - log_margin
         np.maximum(pmi, 0.0, out=pmi)
         # What rounding leaves of two nodes that are independent is no association.
         pmi[pmi < 1e-9] = 0.0

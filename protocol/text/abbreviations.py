@@ -46,8 +46,10 @@ gdm gestational diabetes mellitus | diab diabetes | uncntrl uncontrolled | uncnt
 htn hypertension | hyperten hypertension | hypert hypertension | hypertens hypertension | hlp hyperlipidemia
 hld hyperlipidemia | chf congestive heart failure | hf heart failure | hfref heart failure with reduced ejection fraction
 hfpef heart failure with preserved ejection fraction | cad coronary artery disease | ashd atherosclerotic heart disease
-ihd ischemic heart disease | ami acute myocardial infarction | mi myocardial infarction | stemi st elevation myocardial infarction
-nstemi non st elevation myocardial infarction | afib atrial fibrillation | af atrial fibrillation | svt supraventricular tachycardia
+ihd ischemic heart disease | ami acute myocardial infarction | mi myocardial infarction
+stemi st elevation myocardial infarction
+nstemi non st elevation myocardial infarction | afib atrial fibrillation | af atrial fibrillation
+svt supraventricular tachycardia
 dvt deep vein thrombosis | pvd peripheral vascular disease | pad peripheral artery disease | cva cerebrovascular accident
 tia transient ischemic attack | sah subarachnoid hemorrhage | sdh subdural hematoma | ath atherosclerosis | isch ischemic
 infarct infarction | copd chronic obstructive pulmonary disease | osa obstructive sleep apnea | uri upper respiratory infection
@@ -98,7 +100,8 @@ _DRUG: Final = """
 tab tablet | tabs tablet | cap capsule | caps capsule | inj injection | soln solution | sol solution | susp suspension
 supp suppository | oint ointment | crm cream | syr syrup | elix elixir | pwdr powder | inh inhaler
 inhal inhalation | neb nebulizer | gtt drops | gtts drops | opth ophthalmic | ophth ophthalmic | otic ear
-sl sublingual | po oral | iv intravenous | im intramuscular | sc subcutaneous | sq subcutaneous | subq subcutaneous | subcut subcutaneous
+sl sublingual | po oral | iv intravenous | im intramuscular | sc subcutaneous | sq subcutaneous | subq subcutaneous
+subcut subcutaneous
 pr rectal | top topical | ptch patch | er extended release | xr extended release | xl extended release
 sr sustained release | cr controlled release | dr delayed release | ec enteric coated | odt orally disintegrating tablet
 pf preservative free | vit vitamin | hctz hydrochlorothiazide | asa aspirin | apap acetaminophen | ntg nitroglycerin
@@ -161,8 +164,8 @@ TABLE_DIGEST: Final = digest([_GENERAL, _CONDITION, _LOWER, _PROCEDURE, _DRUG, _
 def expand(text: str, category: Category = "condition") -> str:
     """A name with its abbreviations written out; words that no table has stay as they are.
 
-    `expand("DMII wo cmp nt st uncntr")` is "type 2 diabetes mellitus without cmp nt st uncntr". A compound that no table has is taken apart at
-    its slashes. `inj` is an injection in a drug's name and an injury in a condition's.
+    `expand("DMII wo cmp nt st uncntr")` is "type 2 diabetes mellitus without cmp nt st uncntr". A compound that no table
+    has is taken apart at its slashes. `inj` is an injection in a drug's name and an injury in a condition's.
 
     Args:
         text: of any length and case.

@@ -11,7 +11,7 @@ from protocol.errors import GateError
 from protocol.messages import Anchor, Policy, ReleaseManifest
 from protocol.release import CODE_PATIENTS, Release, SourceView, describe, view_arrays
 from protocol.study import StudySpec
-from site_agent.gate.suppression import KeptCounts, round_to_one
+from site_agent.gate.suppression import TALLY, KeptCounts, round_to_one
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def too_similar(differences: Sequence[Difference], policy: Policy) -> list[str]:
 
 def about_patients(patients: int, policy: Policy) -> str:
     """A number of patients, rounded, for people."""
-    step = policy.margin_rounding
+    step = min(policy.margin_rounding, TALLY)
     if patients == 0 or step == 1:
         return f"{patients:,}"
     return f"fewer than {step}" if patients < step else f"about {round_to_one(patients, step):,}"

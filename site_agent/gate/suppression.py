@@ -15,6 +15,10 @@ from protocol.statistics import nonempty, ppmi
 from site_agent.cooccurrence import PairCounts
 
 
+TALLY = 5
+"""Numbers of codes and pairs are rounded to this at most: by a hundred, those withheld could look like none."""
+
+
 @dataclass(frozen=True)
 class KeptCounts:
     """Counts after suppression; the only counts that views may be made of.
@@ -60,17 +64,18 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
         rows = rows[alive]
     pair_patients = counts.pair_patients[rows][:, rows].data
     strong_pairs = pair_patients[pair_patients >= policy.min_pair_patients]
-    rounded = round_to(counts.code_patients[rows], policy.margin_rounding)
+    # The least that is shown is the floor: that it was reached is known, and zero would say something else.
+    rounded = np.maximum(round_to(counts.code_patients[rows], policy.margin_rounding), policy.min_code_patients)
     # Cells that were withheld while the counts were added count as if they had been withheld here.
     total = int(counts.events.sum()) + counts.withheld_events
     suppressed = int((counts.pair_patients.data < policy.min_pair_patients).sum()) + counts.withheld_cells
 
     def coarse(number: int) -> int:
-        # Exact totals would let two releases be subtracted to see one patient's rare code.
-        return round_to_one(number, policy.margin_rounding)
+        # Exact tallies of codes and pairs would let two releases be subtracted to see one patient's rare code.
+        return round_to_one(number, min(policy.margin_rounding, TALLY))
 
     statistics = ReleaseStatistics(
-        patients=coarse(counts.n_patients),
+        patients=round_to_one(counts.n_patients, policy.margin_rounding),
         codes_seen=coarse(int(seen.sum())),
         codes_suppressed=coarse(int((seen & ~over).sum())),
         codes_without_pairs=coarse(int(over.sum()) - len(rows)),
@@ -80,7 +85,7 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
         mass_kept=round(int(kept.sum()) / total, 2) if total else 0.0,
         smallest_code_patients=int(rounded.min()) if len(rows) else 0,
         smallest_pair_patients=int(strong_pairs.min()) if len(strong_pairs) else 0,
-        capped_patients=coarse(counts.capped_patients),
+        capped_patients=round_to_one(counts.capped_patients, policy.margin_rounding),
     )
     return KeptCounts(rows, kept, rounded, statistics)
 

@@ -51,7 +51,7 @@ TARGETS = 400
 SHADOWS, SITES = (24, 12) if FULL else (20, 8)
 WORLDS = (1, 2) if FULL else (1,)
 BARS = {500: 0.58, 1_000: 0.58, 10_000: 0.62}
-STRICT = Rules(pair_floor=25, rounding=100)
+STRICT = Rules(pair_floor=25)
 """Settings that a site or a study can choose today and that hold the bar at 1,000 patients."""
 See = Callable[[Site], Seen]
 
@@ -162,20 +162,20 @@ def show(title: str, figures: dict[str, Figure], bar: float | None = None) -> No
 
 
 SETTINGS = {
-    "rounding 100": Rules(rounding=100),
-    "rounding 100, at most 20 dims": Rules(rounding=100, dim=20),
-    "rounding 100, at most 10 dims": Rules(rounding=100, dim=10),
-    "rounding 100, pair floor 20": Rules(rounding=100, pair_floor=20),
-    "rounding 100, pair floor 25": Rules(rounding=100, pair_floor=25),
-    "rounding 100, pair floor 25, k=128": Rules(rounding=100, pair_floor=25, codes_per_dim=2),
+    "counts rounded to 5": Rules(rounding=5),
+    "at most 20 dims": Rules(dim=20),
+    "at most 10 dims": Rules(dim=10),
+    "pair floor 20": Rules(pair_floor=20),
+    "pair floor 25": Rules(pair_floor=25),
+    "pair floor 25, k=128": Rules(pair_floor=25, codes_per_dim=2),
 }
 SIZES = (500, 1_000, 10_000) if FULL else (1_000,)
-CEILING = {500: 0.74, 1_000: 0.76, 10_000: 0.66}
+CEILING = {500: 0.71, 1_000: 0.71, 10_000: 0.64}
 """What the default release was measured to leak, rounded up: more is a fault."""
 
 
 MISSED = pytest.mark.xfail(
-    strict=True, reason="counts rounded to 5, and vectors at a pair floor of 11, leak more than the bar"
+    strict=True, reason="vectors at a pair floor of 11 leak more than the bar"
 )
 
 
@@ -214,23 +214,23 @@ def test_what_each_setting_does(size: int) -> None:
     for title, rules in SETTINGS.items():
         figures = membership(size, rules, released, worlds=(1,))
         print(f"  {title:32} vectors {figures['regression']}; all {figures['all']}")
-    assert (
-        strongest(membership(size, SETTINGS["rounding 100"], released, worlds=(1,))).auc
-        < strongest(default_release(size)).auc
-    )
+    finer = strongest(membership(size, SETTINGS["counts rounded to 5"], released, worlds=(1,)))
+    assert strongest(default_release(size)).auc < finer.auc
 
 
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("size", SIZES)
 def test_the_attack_works_on_what_is_never_released(size: int) -> None:
     """Without these controls a low AUC would only show that the attack is poor."""
-    counts = membership(size, OPEN, exact)
-    vectors = membership(size, OPEN, vectors_alone)
+    counts = membership(size, OPEN, exact, worlds=(1,))
+    vectors = membership(size, OPEN, vectors_alone, worlds=(1,))
     show(f"control: exact counts of {size:,} patients", counts)
     show(f"control: vectors of {size:,} patients without floors", vectors)
     ours = default_release(size)
     assert strongest(counts).auc >= (0.95 if size < 10_000 else 0.80)
-    assert strongest(vectors).auc >= ours["regression"].auc + (0.05 if size < 10_000 else 0.0)
+    # At 10,000 patients floors withhold little, and 40 dimensions say little of what they withheld.
+    if size < 10_000:
+        assert strongest(vectors).auc >= ours["regression"].auc + 0.05
 
 
 @pytest.mark.timeout(7200)
@@ -241,7 +241,7 @@ def test_what_a_dimension_costs(size: int) -> None:
     print(f"\nvectors of {size:,} patients by dimension (vectors alone; with patient counts)")
     areas = []
     for dim in (32, 64, 128, 256):
-        figures = membership(size, Rules(dim=dim, codes_per_dim=2), released)
+        figures = membership(size, Rules(dim=dim, codes_per_dim=2), released, worlds=(1,))
         areas.append(figures["regression"].auc)
         print(f"  k = {dim:3}: {figures['regression']}; {figures['all']}")
     assert areas == sorted(areas), "more dimensions should leak more"
@@ -294,7 +294,8 @@ def published(people: Population) -> See:
 def test_published_release_leaks_less_than_the_sealed_one(monkeypatch: pytest.MonkeyPatch) -> None:
     # Calibration refits five times and changes no vector.
     monkeypatch.setattr(harmonize, "calibrate", lambda *_a, **_k: UNKNOWN)
-    figures = membership(PUBLISHED_SIZE, DEFAULT, published, worlds=(1,), most=24 if FULL else 6)
+    figures = membership(PUBLISHED_SIZE, DEFAULT, published, worlds=(1,), most=20 if FULL else 6)
     show(f"published release, a site of {PUBLISHED_SIZE:,} patients", figures, BARS[PUBLISHED_SIZE])
     best = strongest(figures)
-    assert best.auc <= CEILING[PUBLISHED_SIZE] + 3 * best.error
+    sealed = default_release(PUBLISHED_SIZE)["all"]
+    assert best.auc + 3 * best.error < sealed.auc + 3 * sealed.error

@@ -1,10 +1,11 @@
-"""Priors from knowledge: which finds the cluster of codes whose anchors and equivalences are hidden; and the time.
+"""Priors from knowledge: which finds the clusters of codes that have no anchor; and the time.
 
 Codes: the ICD-9-CM diagnoses of the CMS claims and the ICD-10-CM codes that the GEMs give for them. Each ICD-10-CM code
-is a cluster with itself as anchor; the truth of an ICD-9-CM code is its first GEM target. Hidden are: nothing, where the
-pairs name the truth among other candidates; a fifth of the GEM pairs, where other paths to the cluster may be left; or all GEM pairs of a fifth of the ICD-9-CM codes, where
-only the hierarchy of ICD-9-CM leads to codes that have some. category@1 asks for the three-character category of the
-true code only. Errors are standard errors over seeds.
+is a cluster with itself as anchor; the truth of an ICD-9-CM code is its first GEM target. Hidden are
+- nothing: the pairs name the truth, among other candidates;
+- a fifth of the GEM pairs, where other paths to the cluster may be left;
+- all GEM pairs of a fifth of the ICD-9-CM codes: only the hierarchies lead on.
+category@1 asks for the three-character category of the true code only. Errors are standard errors over seeds.
 
 The short form takes the 1,200 commonest codes; `SMILE_BENCH=full` takes all, and adds the time at 61,000 codes.
 """

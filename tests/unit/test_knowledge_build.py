@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from coordinator import rounds
 from coordinator.cli import app
 from coordinator.knowledge import build as building
 from coordinator.knowledge import cache
@@ -20,6 +22,7 @@ from coordinator.knowledge.config import load_knowledge_file
 from coordinator.knowledge.merge import CATEGORIES, CYCLE, NOT_IS_A, PAIRS, UNKNOWN, merge
 from coordinator.knowledge.relations import prior_of, relations_of, standard_anchors
 from coordinator.knowledge.stats import coverage
+from coordinator.setup import init_home
 from coordinator.union import UnionVocabulary
 from protocol.errors import DataError, FederationError, FitError, UsageError
 from protocol.study import StudySpec, parse_study
@@ -460,3 +463,22 @@ def test_the_commands_build_and_count(tmp_path: Path) -> None:
 def test_stats_of_no_build(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["knowledge", "stats", str(tmp_path)])
     assert isinstance(found.exception, FederationError)
+
+
+def test_stats_of_a_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, out = tmp_path / "hub", tmp_path / "out"
+    init_home(home, study=_study_file(tmp_path), address="localhost:9443", listen="127.0.0.1")
+    path = _write(tmp_path / "k", TREE_SOURCE, tree=TREE)
+    runner = CliRunner()
+    call = ["knowledge", "build", str(path), "--home", str(home), "--output", str(out)]
+    assert runner.invoke(app, call, catch_exceptions=False).exit_code == 0
+    release = SimpleNamespace(manifest=SimpleNamespace(codes=["ICD10CM:A11", "ICD10CM:A21", "LOINC:1"]))
+    monkeypatch.setattr(rounds, "accepted_releases", lambda *_: [release])
+    stats = ["knowledge", "stats", str(out), "--round", "r1", "--home", str(home)]
+    found = json.loads(runner.invoke(app, [*stats, "--json"], catch_exceptions=False).stdout)
+    assert [(c["system"], c["codes"], c["similar"]) for c in found["coverage"]] == [
+        ("ICD10CM", 2, 2),
+        ("LOINC", 1, 0),
+        ("all", 3, 2),
+    ]
+    assert "Codes of round r1" in runner.invoke(app, stats, catch_exceptions=False).stdout

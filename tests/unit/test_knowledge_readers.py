@@ -225,10 +225,6 @@ OMOP = Form(
 )
 
 
-def _rrf(*cells: str, width: int) -> str:
-    return "|".join([*cells, *[""] * (width - len(cells))]) + "|\n"
-
-
 def _conso(cui: str, aui: str, sab: str, code: str, suppress: str = "N") -> str:
     return (
         "|".join(

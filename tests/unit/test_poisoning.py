@@ -282,6 +282,16 @@ def test_a_release_that_has_nothing_to_do_with_the_last_one_is_rejected() -> Non
     assert "last release" in " ".join(verdict_of(now, "lake", earlier=before).reasons)
 
 
+def test_new_names_do_not_hide_a_new_release() -> None:
+    """A site that renames all of its codes has nothing in common with its last release, and cannot pose as a twin."""
+    before, now = alone(), alone()
+    renamed = [f"SOUTH:new{i}" for i in range(N)]
+    copy = turned(np.random.default_rng(3), now[1].views()[0].matrix.astype(np.float64))
+    now[2] = verified(release("south", renamed, copy, anchors=dict(zip(renamed, CODES, strict=True))))
+    states = {v.site: v.state for v in screen(now, standard="ICD10CM", earlier=before).sites}
+    assert states == {"north": "ok", "lake": "doubtful", "south": "rejected"}
+
+
 def test_drift_and_hold_do_not_see_a_rotation() -> None:
     now = alone()[0]
     rows = now.views()[0].matrix.astype(np.float64)

@@ -129,7 +129,7 @@ class Rules:
     codes_per_dim: int = 20
     code_floor: int = 20
     pair_floor: int = 11
-    rounding: int = 5
+    rounding: int = 100
 
     @cached_property
     def study(self) -> StudySpec:

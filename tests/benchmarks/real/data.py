@@ -108,9 +108,7 @@ def with_anchors(found: Hospitals, share: float, seed: int) -> tuple[VerifiedRel
         chosen = sorted(rng.choice(len(codes), round(share * len(codes)), replace=False).tolist())
         own = release.manifest.site != "claims10"
         anchors = tuple(Anchor(row=i, standard=found.truth[codes[i]]) for i in chosen if own)
-        result.append(
-            replace(release, manifest=release.manifest.model_copy(update={"anchors": anchors}))
-        )
+        result.append(replace(release, manifest=release.manifest.model_copy(update={"anchors": anchors})))
     return tuple(result)
 
 
@@ -124,7 +122,9 @@ def _events() -> pd.DataFrame:
 def _titles(column: str) -> dict[tuple[str, str], str]:
     found = {}
     for system, file in (("9", "icd9cm_hierarchy"), ("10", "icd10cm2019")):
-        table = pd.read_csv(shared_file(f"icd_titles/{file}.csv.gz"), dtype=str).dropna(subset=["code", column])
+        table = pd.read_csv(shared_file(f"icd_titles/{file}.csv.gz"), dtype=str).dropna(
+            subset=["code", column]
+        )
         found |= {(system, code): text for code, text in zip(table["code"], table[column], strict=True)}
     return found
 
