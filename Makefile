@@ -26,10 +26,10 @@ else
 endif
 
 battery: $(VENV)/.installed-dev  ## Attacks, fuzzing and faults with full numbers; hours
-	@SMILE_BATTERY=full $(BIN)/python -m pytest -s tests/battery
+	@SMILE_BATTERY=full $(BIN)/python -m pytest -s --timeout=7200 tests/battery
 
 benchmark: $(VENV)/.installed-dev  ## Speed, memory and quality beside their rivals, full sizes; hours
-	@SMILE_BENCH=full $(BIN)/python -m pytest -s tests/benchmarks
+	@SMILE_BENCH=full $(BIN)/python -m pytest -s --timeout=7200 tests/benchmarks
 
 check: lint types imports      ## Lint, types and import rules
 

@@ -108,7 +108,9 @@ class Privacy(_Section):
     min_pair_patients: int = Field(
         DEFAULT_MIN_PAIR_PATIENTS, ge=1, description="Distinct patients that a pair needs to be counted."
     )
-    margin_rounding: int = Field(100, ge=1, le=1000, description="Released patient counts are rounded to this.")
+    margin_rounding: int = Field(
+        100, ge=1, le=1000, description="Released patient counts are rounded to this."
+    )
     sticky_patients: int = Field(
         DEFAULT_STICKY_PATIENTS,
         ge=0,

@@ -9,8 +9,9 @@ is the expected number of times that two nodes lie within a window, a walk of l 
 window's size from 1..w, which weighs distance r by a_r. No walk needs to be drawn, and nothing depends on a seed. As
 P^r_ij d_i = P^r_ji d_j, each row of C follows from the same row of the P^r.
 
-Skip-gram with negative sampling factorises the PMI of C, shifted by the log of the number of negatives (Levy and
-Goldberg 2014); here its positive part is embedded by leading eigenpairs, as co-occurrence is.
+Skip-gram with negative sampling factorises the PMI of C (Levy and Goldberg 2014); here leading eigenpairs do, of what lies
+above a floor. PPMI, whose floor is 0, knows no difference between cousins and codes of other chapters. Without a floor that
+difference takes most of the columns from siblings. The default lies between.
 
 Source: Perozzi et al. 2014; Grover and Leskovec 2016; Qiu et al. 2018 (the limit of long walks). Finite walks from
 uniform starts and the windows' weights: derived.
@@ -28,7 +29,7 @@ from protocol.statistics import embed
 Array = NDArray[np.float64]
 LENGTH = 30
 WINDOW = 10
-FLOOR = float(np.log(0.1))
+FLOOR = float(np.log(0.03))
 _BLOCK_BYTES = 1 << 26
 
 

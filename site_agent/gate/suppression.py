@@ -14,7 +14,6 @@ from protocol.messages import Policy, ReleaseStatistics
 from protocol.statistics import nonempty, ppmi
 from site_agent.cooccurrence import PairCounts
 
-
 TALLY = 5
 """Numbers of codes and pairs are rounded to this at most: by a hundred, those withheld could look like none."""
 
@@ -65,7 +64,9 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
     pair_patients = counts.pair_patients[rows][:, rows].data
     strong_pairs = pair_patients[pair_patients >= policy.min_pair_patients]
     # The least that is shown is the floor: that it was reached is known, and zero would say something else.
-    rounded = np.maximum(round_to(counts.code_patients[rows], policy.margin_rounding), policy.min_code_patients)
+    rounded = np.maximum(
+        round_to(counts.code_patients[rows], policy.margin_rounding), policy.min_code_patients
+    )
     # Cells that were withheld while the counts were added count as if they had been withheld here.
     total = int(counts.events.sum()) + counts.withheld_events
     suppressed = int((counts.pair_patients.data < policy.min_pair_patients).sum()) + counts.withheld_cells

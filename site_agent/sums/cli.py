@@ -8,6 +8,7 @@ import typer
 
 from protocol.console import out, print_json, progress, table
 from protocol.errors import FederationError, UsageError
+from site_agent.budget import BudgetLedger
 from site_agent.cli_options import (
     HERE,
     HomeOption,
@@ -17,7 +18,6 @@ from site_agent.cli_options import (
     ThreadsOption,
     passphrase,
 )
-from site_agent.budget import BudgetLedger
 from site_agent.config import Home
 from site_agent.ledger import Ledger
 from site_agent.resources import resources

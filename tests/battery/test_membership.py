@@ -174,9 +174,7 @@ CEILING = {500: 0.71, 1_000: 0.71, 10_000: 0.64}
 """What the default release was measured to leak, rounded up: more is a fault."""
 
 
-MISSED = pytest.mark.xfail(
-    strict=True, reason="vectors at a pair floor of 11 leak more than the bar"
-)
+MISSED = pytest.mark.xfail(strict=True, reason="vectors at a pair floor of 11 leak more than the bar")
 
 
 @pytest.mark.timeout(7200)

@@ -78,10 +78,9 @@ def abbreviation_task() -> Task:
     nine = titles("icd9cm_hierarchy.csv.gz")
     unseen = [c for c, (s, f) in nine.items() if s != f and (c[0] in "VE" or int(c[:3]) % 2)]
     candidates = sorted({f for _, f in nine.values()})
-    if not FULL:
-        candidates = candidates[::6]
+    candidates = candidates[:: 3 if FULL else 6]
     place = {f: i for i, f in enumerate(candidates)}
-    codes = sample([c for c in unseen if nine[c][1] in place], 2_500 if FULL else QUERIES)
+    codes = sample([c for c in unseen if nine[c][1] in place], 1_500 if FULL else QUERIES)
     return Task([nine[c][0] for c in codes], candidates, [[place[nine[c][1]]] for c in codes])
 
 

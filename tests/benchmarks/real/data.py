@@ -120,7 +120,7 @@ def _events() -> pd.DataFrame:
 
 @cache
 def _titles(column: str) -> dict[tuple[str, str], str]:
-    found = {}
+    found: dict[tuple[str, str], str] = {}
     for system, file in (("9", "icd9cm_hierarchy"), ("10", "icd10cm2019")):
         table = pd.read_csv(shared_file(f"icd_titles/{file}.csv.gz"), dtype=str).dropna(
             subset=["code", column]

@@ -41,7 +41,8 @@ patients in the same way, where people would not.
 SMILE is the same method with the same default weights everywhere (`coordinator.ranking.DEFAULT_WEIGHTS`), which were chosen on
 other splits of the same six samples. Of the single views and of the rivals the tables name the best by each score, chosen
 afterwards on the same seeds, which favours them. Rivals get the same sources, the text as one more, and the same number of
-clusters; they do not see support. Standard errors are over splits and draws of anchors of the same six samples. Where nothing links the sites (0 % anchors, no text) no rival applies.
+clusters; they do not see support. Standard errors are over splits and draws of anchors of the same six samples. Where nothing
+links the sites (0 % anchors, no text) no rival applies.
 """
 
 
