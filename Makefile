@@ -55,6 +55,6 @@ $(VENV)/.installed-demo: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed-demo
-	@$(PIP) --editable '.[site,sql,spark,privacy,coordinator,demo,dev]'
+	@$(PIP) --editable '.[site,sql,spark,privacy,text,coordinator,demo,dev]'
 	@$(PIP) --no-deps $(LIBRARIES)
 	@touch $@

@@ -81,7 +81,8 @@ def gather(
         sources: of the fit.
         n_rows: of the union vocabulary.
         standard: rows that have a standard code.
-        share: for each source the share of its site's patients that have the code of each of its rows.
+        share: for each source the share of its site's patients that have the code of each of its rows,
+            above zero: a count that was rounded to nothing counts as half a step.
         text: (n_rows, p) vectors of descriptions, rows of zeros where there is none; None without any.
     """
     held = np.zeros((n_rows, len(sources)), dtype=bool)

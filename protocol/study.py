@@ -294,6 +294,10 @@ class StudySpec(_Section):
                 )
         if self.system(self.standard).local_to is not None:
             raise ValueError("the standard system is local to one site")
+        if self.text.sites and self.text.dim > self.embedding.dim:
+            raise ValueError(
+                f"text.dim is {self.text.dim}, and sites release at most embedding.dim = {self.embedding.dim} dimensions"
+            )
         if self.sharing.counts == "summed" and self.sharing.minimum_summed_sites > len(self.sites):
             raise ValueError(
                 f"sharing.minimum_summed_sites is {self.sharing.minimum_summed_sites}, "

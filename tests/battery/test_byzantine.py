@@ -1,7 +1,8 @@
 """Byzantine sites: what one hostile site costs the others, on releases of a generated consortium.
 
-    python -m pytest tests/battery/test_byzantine.py -s                        short: what CI runs
-    SMILE_BATTERY=full python -m pytest --timeout=3600 tests/battery/test_byzantine.py -s     five sites, three seeds, first and later rounds
+    python -m pytest tests/battery/test_byzantine.py -s      short: what CI runs
+    SMILE_BATTERY=full python -m pytest --timeout=3600 tests/battery/test_byzantine.py -s
+        five sites, three seeds, first and later rounds of each
 
 In the consortium one site, the hub, alone holds the standard codes. Each scenario is run with the hub and with other
 sites as the attacker, in a first round and in a later one, where the sites have an honest earlier release.

@@ -17,7 +17,7 @@ from site_agent.gate import KeptCounts, suppress
 from site_agent.views.ontology import ontology_view
 
 LINKS = [(f"ICD:{c}", "") for c in "ABCD"] + [(f"ICD:{c}{i}", f"ICD:{c}") for c in "ABCD" for i in range(4)]
-CODES = tuple(f"ICD:{c}{i}" for c in "ABCD" for i in range(4)) + ("LOCAL:x", "LOCAL:y", "OTHER:z")
+CODES = (*(f"ICD:{c}{i}" for c in "ABCD" for i in range(4)), "LOCAL:x", "LOCAL:y", "OTHER:z")
 POLICY = Policy(min_code_patients=6, min_pair_patients=4, margin_rounding=5, max_dim=128)
 
 
@@ -56,15 +56,15 @@ def test_no_more_dimensions_leave_than_the_gate_allows() -> None:
     assert ontology_view(some_kept(), CODES, LINKS, Ontology(dim=6), dim=3).matrix.shape[1] <= 3
 
 
-def test_what_did_not_pass_the_floors_has_no_effect_on_the_view() -> None:
+def test_the_firmer_the_penalty_the_nearer_to_the_ontology_alone() -> None:
     kept = some_kept()
-    view = ontology_view(kept, CODES, LINKS, Ontology(dim=6), dim=64)
-    # Nothing of the counts but the kept ones is given to the view; halving a firm penalty only moves it by what they say.
-    firm = ontology_view(kept, CODES, LINKS, Ontology(dim=6, penalty=1e6), dim=64)
-    free = ontology_view(kept, CODES, LINKS, Ontology(dim=6, penalty=1e-2), dim=64)
-    between = [float(np.linalg.norm(v.matrix - firm.matrix)) for v in (firm, view, free)]
-    assert between == sorted(between)
-    assert between[-1] > 0.5
+    views = [
+        ontology_view(kept, CODES, LINKS, Ontology(dim=6, penalty=penalty), dim=64).matrix
+        for penalty in (1e6, 30.0, 1e-2)
+    ]
+    away = [float(np.linalg.norm(view - views[0])) for view in views]
+    assert away == sorted(away)
+    assert away[-1] > 0.5
 
 
 def test_a_site_whose_codes_the_ontology_does_not_know_is_told() -> None:
@@ -99,8 +99,9 @@ def test_the_coordinators_source_is_one_that_the_model_takes() -> None:
     for source in (alone, counted):
         assert isinstance(source, Source)
         assert sorted(source.codes.tolist()) == sorted(held.standard)
-        assert source.matrix.shape == (16, 8)
-    assert not np.allclose(alone.matrix, counted.matrix)
+        assert source.matrix.shape[0] == 16
+        assert source.matrix.shape[1] <= 8
+    assert np.abs(alone.matrix @ alone.matrix.T - counted.matrix @ counted.matrix.T).max() > 0.1
     cosine = alone.matrix @ alone.matrix.T
     at = {held.standard[int(r)]: i for i, r in enumerate(alone.codes)}
     assert cosine[at["ICD:A0"], at["ICD:A1"]] > cosine[at["ICD:A0"], at["ICD:B1"]]

@@ -75,6 +75,10 @@ def test_the_study_names_its_encoder() -> None:
     [
         ({"encoder": "lexical"}, "text.encoder lexical needs text.digest"),
         ({"sites": True}, "text.encoder is none"),
+        (
+            {"encoder": "lexical", "digest": "0" * 64, "sites": True, "dim": 256},
+            "at most embedding.dim = 128",
+        ),
         ({"digest": "0" * 64}, "text.encoder is none"),
         ({"encoder": "bert", "digest": "0" * 64}, "text.encoder"),
         ({"encoder": "lexical", "digest": "0" * 63}, "text.digest"),

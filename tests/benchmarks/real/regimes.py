@@ -141,7 +141,10 @@ def clues(task: Problem) -> Clues:
     for release, source in zip(task.releases, task.data, strict=True):
         total = np.zeros(union.n_rows)
         rows = union.row[[index[c] for c in release.manifest.codes]]
-        np.add.at(total, rows, release.arrays["code-patients"] / release.manifest.statistics.patients)
+        # A count that was rounded to nothing stands for up to half a step.
+        least = max(release.manifest.policy.margin_rounding / 2, 1.0)
+        patients = np.maximum(release.arrays["code-patients"], least)
+        np.add.at(total, rows, patients / release.manifest.statistics.patients)
         share.append(total[source.codes])
     return gather(task.data, union.n_rows, np.array(sorted(union.standard)), share, task.text)
 
