@@ -26,7 +26,7 @@ from coordinator.union import UnionVocabulary, build_union, sources
 from protocol.arrays import decode_arrays, encode_arrays
 from protocol.errors import FitError, RoundError
 from protocol.files import write_atomic
-from protocol.release import VerifiedRelease
+from protocol.release import TEXT, VerifiedRelease
 from protocol.study import StudySpec
 
 Progress = Callable[[str, float], None]
@@ -57,7 +57,7 @@ def fit_dim(releases: Sequence[VerifiedRelease], study: StudySpec) -> int:
     A code that one site alone holds tells signal from noise only where that site has more columns than the
     latent space has dimensions.
     """
-    smallest = int(min(v.matrix.shape[1] for r in releases for v in r.views()))
+    smallest = int(min(v.matrix.shape[1] for r in releases for v in r.views() if v.name != TEXT))
     return max(2, min(study.fit.dim or round(0.6 * smallest), smallest))
 
 

@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from coordinator.model import Source
 from protocol.errors import FitError
-from protocol.release import VerifiedRelease
+from protocol.release import TEXT, VerifiedRelease
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,9 @@ def sources(releases: Sequence[VerifiedRelease], union: UnionVocabulary) -> list
     for release in releases:
         own = np.array([index[c] for c in release.manifest.codes])
         for view in release.views():
+            # Text lives in one space for all sites already: it is no view to align.
+            if view.name == TEXT:
+                continue
             rows = union.row[own[view.rows]]
             distinct, place, count = np.unique(rows, return_inverse=True, return_counts=True)
             mean = sp.csr_array((1.0 / count[place], (place, np.arange(len(rows)))))

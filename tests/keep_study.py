@@ -9,7 +9,6 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numba
 import numpy as np
@@ -32,7 +31,6 @@ from site_agent.cooccurrence import PairCounts, count_pairs
 from tests.cms import shared_file
 
 Array = NDArray[np.float64]
-DRUGS_FROM = "metformin"
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +55,8 @@ def cms_events(*samples: int) -> Events:
         shared_file("cms_claims/inpatient_events.parquet"), filters=[("sample", "in", samples)]
     )
     day = table["date"].to_numpy().astype("datetime64[D]").astype(np.int64)
-    return _coded(*(np.array(table[c].to_pylist(), dtype=object) for c in ("patient",)), day,
-                  np.array(table["code"].to_pylist(), dtype=object))  # fmt: skip
+    patient, code = (np.array(table[name].to_pylist(), dtype=object) for name in ("patient", "code"))
+    return _coded(patient, day, code)
 
 
 def uci_events() -> Events:
@@ -261,6 +259,3 @@ def ppmi_vectors(counts: sp.csr_array, dim: int) -> Array:
     found = np.zeros((counts.shape[0], inside.shape[1]))
     found[alive] = inside
     return found
-
-
-__all__ = ["Path", "Task", "adagrad_glove", "cms_events", "node2vec", "ppmi_vectors", "uci_events"]

@@ -1,12 +1,10 @@
 """Names of codes as vectors in one space: encoders, which site and coordinator share, and abbreviations."""
 
+from protocol.release import TEXT as VIEW
 from protocol.text.abbreviations import expand
 from protocol.text.encoder import Projected, TextEncoder, encode_names, has_word
 from protocol.text.lexical import LexicalEncoder
 from protocol.text.opening import find_encoder, open_encoder
-
-VIEW = "text"
-"""The text view's name in a release."""
 
 __all__ = [
     "VIEW",

@@ -31,7 +31,7 @@ _COMMON: Final = (
     "unspecified with without"
 )
 _COMMON_WEIGHT: Final = 0.3
-"""Of words that nearly every title has; any of .2 to .5 does as well."""
+"""Of words that many titles have. Counted like the others they cost abbreviated titles 5 points of hits@1."""
 _WORD: Final = re.compile(r"[^\W_]+")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from protocol.errors import GateError
 from protocol.messages import Anchor, Policy, ReleaseManifest
-from protocol.release import CODE_PATIENTS, Release, SourceView, describe, view_arrays
+from protocol.release import CODE_PATIENTS, TEXT, Release, SourceView, describe, view_arrays
 from protocol.study import StudySpec
 from site_agent.gate.suppression import TALLY, KeptCounts, round_to_one
 
@@ -123,11 +123,14 @@ def make_release(
     """
     released = tuple(codes[r] for r in kept.rows)
     reasons = too_little(kept, policy, study) + foreign_systems(kept, codes, study, str(identity["site"]))
-    dim = allowed_dim(len(released), policy, study)
+    dims = {v.name: allowed_dim(len(released), policy, study) for v in views}
+    if TEXT in dims:
+        # What limits dimensions is how much vectors tell of counts, and these tell nothing of them.
+        dims[TEXT] = min(policy.max_dim, study.text.dim)
     reasons += [
-        f"view {v.name} has {v.matrix.shape[1]} dimensions, {dim} are allowed"
+        f"view {v.name} has {v.matrix.shape[1]} dimensions, {dims[v.name]} are allowed"
         for v in views
-        if v.matrix.shape[1] > dim
+        if v.matrix.shape[1] > dims[v.name]
     ]
     if released and kept.statistics.smallest_pair_patients < policy.min_pair_patients:
         reasons.append("a pair below the floor is in use")

@@ -165,10 +165,11 @@ def test_encoders_beside_what_a_user_would_take() -> None:
     short = compare("ICD-9-CM -> ICD-10-CM, abbreviated titles", recoding_task(short=True), methods)
     long = compare("abbreviated -> full ICD-9-CM titles, groups not looked at", abbreviation_task(), methods)
     for label in methods:
-        # Paired over queries: writing abbreviations out helps where there are any and harms nowhere.
+        # Writing abbreviations out helps where there are any, and does no harm beyond chance where there are none.
         assert np.mean(short[label, True] < 1) > np.mean(short[label, False] < 1)
         assert np.mean(long[label, True] < 1) > np.mean(long[label, False] < 1)
-        assert np.mean(full[label, True] < 1) >= np.mean(full[label, False] < 1) - 0.01
+        change = (full[label, True] < 1).astype(float) - (full[label, False] < 1)
+        assert change.mean() >= -2 * change.std() / np.sqrt(len(change))
     for found in (full, short):
         assert np.mean(found["lexical, 128", True] < 1) > np.mean(found["TF-IDF + SVD 128", True] < 1)
 

@@ -43,6 +43,11 @@ def test_the_lexical_space_does_not_change_unnoticed() -> None:
     assert LexicalEncoder(128).digest == encoder.digest
 
 
+def test_the_how_to_shows_the_digest_of_this_version() -> None:
+    page = Path(__file__).parents[2] / "docs" / "how-to" / "use-text.md"
+    assert f'digest = "{find_encoder("lexical").digest}"' in page.read_text(encoding="utf-8")
+
+
 def test_nearer_in_spelling_is_nearer() -> None:
     vectors = LexicalEncoder(256).encode(NAMES)
     cosines = vectors @ vectors.T
