@@ -41,7 +41,8 @@ patients in the same way, where people would not.
 Released patient counts are rounded to 5 here. The study's default of 100 is coarser: on three tuning splits without text it
 lowered hits@1 from .229 to .188 with 10 % anchors, and from .202 to .158 with none.
 
-SMILE is the same method with the same default weights everywhere (`coordinator.ranking.DEFAULT_WEIGHTS`), which were chosen on
+"SMILE, all views" is `coordinator.linking` over SMILE's latent means, in Python: `coordinator fit` does not use it yet.
+It is the same method with the same default weights everywhere (`coordinator.ranking.DEFAULT_WEIGHTS`), which were chosen on
 other splits of the same six samples. Of the single views and of the rivals the tables name the best by each score, chosen
 afterwards on the same seeds, which favours them. Rivals get the same sources, the text as one more, and the same number of
 clusters; they do not see support. Standard errors are over splits and draws of anchors of the same six samples. Where nothing
