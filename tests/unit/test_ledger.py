@@ -161,17 +161,17 @@ def test_a_head_is_noted_once_and_proved(ledger: Ledger, tmp_path: Path) -> None
     entries = ledger.verify()
     assert [e.event for e in entries[5:]] == ["countersigned"]
     assert last_number(entries) == 3
-    assert proved(tmp_path, entries, coordinator=HUB.public(), site="north") == 3
+    assert proved(tmp_path, entries, coordinator=[HUB.public()], site="north") == 3
     with pytest.raises(FederationError, match="not proved"):
-        proved(tmp_path, entries, coordinator=keys("stranger").public(), site="north")
+        proved(tmp_path, entries, coordinator=[keys("stranger").public()], site="north")
     with pytest.raises(FederationError, match="not proved"):
-        proved(tmp_path, entries, coordinator=HUB.public(), site="lake")
+        proved(tmp_path, entries, coordinator=[HUB.public()], site="lake")
     check_and_note(tmp_path, ledger, *call({}), "north")
     check_and_note(tmp_path, ledger, *call({"north": entries[0].head}), "north")
     assert len(ledger.verify()) == 6, "an older head says nothing new"
     next((tmp_path / "countersigned").iterdir()).unlink()
     with pytest.raises(FederationError, match="not proved"):
-        proved(tmp_path, ledger.verify(), coordinator=HUB.public(), site="north")
+        proved(tmp_path, ledger.verify(), coordinator=[HUB.public()], site="north")
 
 
 @pytest.mark.parametrize("how", ["cut", "rewritten", "gone"])
