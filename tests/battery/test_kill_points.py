@@ -179,7 +179,7 @@ class Seen:
         assert {"prepared", "approved", "sealed", "accepted", "received", "applied"} <= {
             e.event for e in entries
         }
-        assert proved(agent.home.folder, entries, coordinator=parties.hub.keys.public(), site="north") > 0
+        assert proved(agent.home.folder, entries, coordinator=[parties.hub.keys.public()], site="north") > 0
         assert len(pq.read_table(agent.home.folder / "harmonised.parquet")) == 60
         assert leftovers(parties) == []
 
