@@ -2,7 +2,7 @@
 
 A cluster's posterior is the model's own certainty and far too sure where clusters are small. Anchors are
 mappings whose answer is known: hide a fifth of them, fit, and see which of the hidden codes were mapped to
-their standard code. Over five such folds this gives pairs of (cosine to the target, right or not), to which a
+their standard code. Over five such folds this gives pairs of (strength of the mapping, right or not), to which a
 logistic curve is fitted (Platt 1999). It speaks for codes like the anchored ones: where sites anchor their easy
 codes only, it is too hopeful for the others.
 """
@@ -27,7 +27,7 @@ LEAST = 50
 
 @dataclass(frozen=True)
 class Calibration:
-    """P(right | cosine) = 1 / (1 + exp(-(intercept + slope cosine))).
+    """P(right | strength) = 1 / (1 + exp(-(intercept + slope strength))), strength as in `mapping.Ranking`.
 
     Attributes:
         n: hidden anchors that it was learnt from; 0 where there were too few.
@@ -39,9 +39,9 @@ class Calibration:
     n: int
     right: float
 
-    def probability(self, cosine: float) -> float:
-        """Probability that a mapping with this cosine to its target is right; 0.5 where nothing was learnt."""
-        return float(1.0 / (1.0 + np.exp(-(self.intercept + self.slope * cosine))))
+    def probability(self, strength: float) -> float:
+        """Probability that a mapping of this strength is right; 0.5 where nothing was learnt."""
+        return float(1.0 / (1.0 + np.exp(-(self.intercept + self.slope * strength))))
 
 
 UNKNOWN = Calibration(0.0, 0.0, 0, 0.0)
@@ -71,7 +71,7 @@ def calibrate(
     if len(given) < LEAST:
         return UNKNOWN
     fold = np.random.default_rng(seed).permutation(len(given)) % FOLDS
-    cosine: list[float] = []
+    strength: list[float] = []
     right: list[bool] = []
     for f in range(FOLDS):
         hidden = [pair for pair, k in zip(given, fold, strict=True) if k == f]
@@ -80,9 +80,9 @@ def calibrate(
             row = rows[releases[s].manifest.codes[anchor.row]]
             # Another site's anchor for the same public code may still stand: then nothing was hidden.
             if row.standard_code and not row.anchored:
-                cosine.append(row.similarity)
+                strength.append(row.strength)
                 right.append(row.standard_code == anchor.standard)
-    return _curve(np.array(cosine), np.array(right, dtype=bool))
+    return _curve(np.array(strength), np.array(right, dtype=bool))
 
 
 def _without(
@@ -97,7 +97,7 @@ def _without(
     return tuple(found)
 
 
-def _curve(cosine: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Calibration:
+def _curve(strength: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Calibration:
     """The logistic curve; a constant where all were right or all wrong."""
     n = len(right)
     if n < LEAST:
@@ -107,9 +107,9 @@ def _curve(cosine: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> Cal
         # Laplace's rule: never quite 0 or 1.
         odds = (right.sum() + 1) / (n - right.sum() + 1)
         return Calibration(float(np.log(odds)), 0.0, n, share)
-    model = LogisticRegression(C=10.0).fit(cosine[:, None], right)
+    model = LogisticRegression(C=10.0).fit(strength[:, None], right)
     slope = float(model.coef_[0, 0])
     if slope < 0.0:
-        # A larger cosine does not speak against a mapping; what looks so is chance.
+        # More strength does not speak against a mapping; what looks so is chance.
         return Calibration(float(np.log(share / (1 - share))), 0.0, n, share)
     return Calibration(float(model.intercept_[0]), slope, n, share)

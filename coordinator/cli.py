@@ -225,6 +225,7 @@ def fit(
         "kappa": round(float(result.fit.kappa), 2),
         "method": hub.study.fit.method,
         "hidden anchors found again": found_again,
+        "beside the releases": "; ".join(result.background) or "nothing",
         "warnings": list(result.warnings),
     }
     if json:

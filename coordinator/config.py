@@ -23,6 +23,19 @@ class CoordinatorConfig(BaseModel):
     address: str = Field(description="host:port under which sites reach the fleet proxy.")
     listen: str = Field("0.0.0.0", description="Interface on which the fleet proxy listens.")  # noqa: S104
     database: str = Field("", description="SQLAlchemy URL; empty: coordinator.db in the home folder.")
+    knowledge: str = Field(
+        "",
+        description="Folder that coordinator knowledge build wrote, from the home folder; every fit uses its pairs. Empty: none.",
+    )
+    titles: str = Field(
+        "",
+        description="CSV (system, code, title), or a folder of such files, from the home folder; for the study's text encoder. "
+        "Empty: only what sites release is text.",
+    )
+    text_model: str = Field(
+        "",
+        description='Folder of the model, from the home folder, where the study says text.encoder = "directory".',
+    )
 
     @property
     def host(self) -> str:

@@ -1,12 +1,14 @@
-"""Fitting a round: its accepted releases, held against what the sites released before."""
+"""Fitting a round: its accepted releases, held against what the sites released before, and what else the coordinator has."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from coordinator import rounds
+from coordinator.background import read_background
 from coordinator.config import Home
-from coordinator.harmonize import Harmonized, Progress, fit_releases, save_fit
+from coordinator.estimate import Progress
+from coordinator.harmonize import Harmonized, fit_releases, save_fit
 from coordinator.history import last_used
 from coordinator.store import Store
 
@@ -31,9 +33,13 @@ def fit_round(
     Raises:
         RoundError: fewer releases were accepted than the study needs.
         FitError: as `fit_releases`.
+        UsageError, DataError, StudyError: knowledge, titles or encoder that coordinator.toml names cannot be used.
     """
     releases = rounds.accepted_releases(home, store, name)
     earlier = last_used(home, store, name)
-    found = fit_releases(releases, home.study, progress, earlier=earlier, accepted=accepted)
+    background = read_background(home.folder, home.config, home.study)
+    found = fit_releases(
+        releases, home.study, progress, earlier=earlier, accepted=accepted, background=background
+    )
     save_fit(home.round_folder(name) / "fit.safetensors", found, releases)
     return found

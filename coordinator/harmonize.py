@@ -10,27 +10,19 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from coordinator.background import NOTHING, Background
 from coordinator.calibration import FOLDS, UNKNOWN, Calibration, calibrate
-from coordinator.mapping import MappingSet, make_mappings, with_probability
-from coordinator.model import SmileFit, fit_smile
-from coordinator.model.choose import choose_clusters
-from coordinator.model.factor import Index
-from coordinator.model.noise import whiten_sources
-from coordinator.model.prior import Membership, anchored_prior
-from coordinator.model.rivals import svd_embedding
-from coordinator.model.twostage import fit_two_stage
-from coordinator.poisoning.influence import speaking
+from coordinator.estimate import Progress, estimate
+from coordinator.mapping import MappingSet, Ranking, make_mappings, with_probability
+from coordinator.model import SmileFit
 from coordinator.poisoning.screen import screen
 from coordinator.poisoning.verdict import Screening, screening_from
-from coordinator.union import UnionVocabulary, build_union, sources
+from coordinator.union import UnionVocabulary, build_union
 from protocol.arrays import decode_arrays, encode_arrays
 from protocol.errors import FitError, RoundError
 from protocol.files import write_atomic
 from protocol.release import TEXT, VerifiedRelease
 from protocol.study import StudySpec
-
-Progress = Callable[[str, float], None]
-_CANDIDATES = 20
 
 
 @dataclass(frozen=True)
@@ -39,10 +31,12 @@ class Harmonized:
 
     union: UnionVocabulary
     fit: SmileFit
+    ranking: Ranking
     mappings: MappingSet
     calibration: Calibration
     n_clusters: int
     screening: Screening = field(default_factory=Screening)
+    background: tuple[str, ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -68,6 +62,7 @@ def fit_releases(
     *,
     earlier: Sequence[VerifiedRelease] = (),
     accepted: Mapping[str, str] | None = None,
+    background: Background = NOTHING,
 ) -> Harmonized:
     """Check the releases, fit SMILE to those that pass, map every code, and learn how often mappings are right.
 
@@ -80,6 +75,7 @@ def fit_releases(
         progress: told the step and the share done.
         earlier: each site's last release that was used as it was, for the checks.
         accepted: site -> why its release is to be used in spite of the checks.
+        background: knowledge and names of codes beside the releases.
 
     Raises:
         FitError: too few releases pass the checks, sites without a link, or no standard code at all.
@@ -96,8 +92,10 @@ def fit_releases(
             do="Name another standard in the study, or have the sites anchor codes to it",
         )
     dim = fit_dim(releases, study)
-    fit = _fit(releases, union, study, dim, lambda step, share: tell(step, share / 2))
-    mappings = make_mappings(union, fit)
+    tell("encoding names of codes", 0.0)
+    supplement = background.supplement(releases, study)
+    found = estimate(releases, union, study, dim, supplement, lambda step, share: tell(step, share / 2))
+    mappings = make_mappings(union, found.fit, found.ranking)
     folds = 0
 
     def again(fewer: Sequence[VerifiedRelease]) -> MappingSet:
@@ -105,15 +103,30 @@ def fit_releases(
         tell(f"hiding anchors, fold {folds + 1} of {FOLDS}", 0.5 + 0.5 * folds / FOLDS)
         folds += 1
         other = _union(fewer, study, screening)
-        return make_mappings(other, _fit(fewer, other, study, dim))
+        hidden = estimate(fewer, other, study, dim, supplement)
+        return make_mappings(other, hidden.fit, hidden.ranking)
 
     calibration = _calibrated(releases, again, study)
     probable = with_probability(mappings, calibration.probability)
-    return Harmonized(union, fit, probable, calibration, len(fit.centers), screening)
+    return Harmonized(
+        union,
+        found.fit,
+        found.ranking,
+        probable,
+        calibration,
+        len(found.fit.centers),
+        screening,
+        background.said(supplement),
+    )
 
 
 def _union(releases: Sequence[VerifiedRelease], study: StudySpec, screening: Screening) -> UnionVocabulary:
-    return build_union(releases, standard=study.standard, reviewed=screening.reviewed)
+    return build_union(
+        releases,
+        standard=study.standard,
+        reviewed=screening.reviewed,
+        require_links=study.fit.method != "two-stage",
+    )
 
 
 def _check_enough(screening: Screening, n_releases: int, study: StudySpec) -> None:
@@ -135,80 +148,6 @@ def _check_enough(screening: Screening, n_releases: int, study: StudySpec) -> No
             why="; ".join(f"{v.site}: {' '.join(v.reasons)}" for v in out),
             do="Ask these sites what changed; --accept-site uses a release in spite of the checks, with your reason",
         )
-
-
-def row_categories(union: UnionVocabulary, study: StudySpec) -> Index:
-    """(n_rows,) the category of each row's codes, numbered; of several, that of the code that sorts last."""
-    category = {system.prefix: system.category for system in study.code_systems}
-    numbers = {name: number for number, name in enumerate(sorted(set(category.values())))}
-    found = np.zeros(union.n_rows, dtype=np.intp)
-    for row, code in [*zip(union.row, union.codes, strict=True), *union.standard.items()]:
-        found[row] = numbers[category[code.split(":", 1)[0]]]
-    return found
-
-
-def cluster_candidates(union: UnionVocabulary, categories: Index) -> dict[int, list[int]]:
-    """Numbers of clusters to choose from: from a third of a category's standard codes to all of them.
-
-    A silhouette has one peak at the synonyms and others at the chapters of medicine; the standard codes tell which
-    peak is meant.
-    """
-    standard = categories[np.fromiter(union.standard, dtype=np.intp, count=len(union.standard))]
-    found = {}
-    for category in np.unique(categories):
-        size, count = int(np.sum(categories == category)), max(int(np.sum(standard == category)), 3)
-        grid = np.geomspace(min(count / 3, size), min(count, size), _CANDIDATES)
-        found[int(category)] = np.unique(np.round(grid).astype(int)).tolist()
-    return found
-
-
-def _fit(
-    releases: Sequence[VerifiedRelease],
-    union: UnionVocabulary,
-    study: StudySpec,
-    dim: int,
-    progress: Progress | None = None,
-) -> SmileFit:
-    """The study's method on one union vocabulary."""
-    data, seed, tell = sources(releases, union), study.fit.seed, progress or (lambda _step, _share: None)
-    categories = row_categories(union, study)
-    given = min(study.fit.clusters, union.n_rows) or None
-    if study.fit.method == "two-stage":
-        return fit_two_stage(
-            data,
-            n_codes=union.n_rows,
-            n_clusters=given,
-            dim=dim,
-            categories=categories,
-            candidates=cluster_candidates(union, categories),
-            speaks=speaking(union, data),
-            seed=seed,
-            progress=tell,
-        )
-    most = study.fit.iterations
-    white = whiten_sources(data, union.n_rows, dim)
-    prior = None
-    if given is None:
-        chosen = choose_clusters(
-            svd_embedding(white, union.n_rows, dim),
-            categories,
-            candidates=cluster_candidates(union, categories),
-            seed=seed,
-        )
-        of_cluster = np.repeat([c.category for c in chosen], [c.n_clusters for c in chosen])
-        given = len(of_cluster)
-        prior = anchored_prior(Membership(np.full(union.n_rows, -1), categories, of_cluster))
-    return fit_smile(
-        white,
-        n_codes=union.n_rows,
-        n_clusters=given,
-        dim=dim,
-        prior=prior,
-        seed=seed,
-        iterations=most,
-        exponent=1.0,
-        progress=lambda i, _bound: tell(f"iteration {i + 1}", min((i + 1) / (3 * most), 1.0)),
-    )
 
 
 def _calibrated(
@@ -236,6 +175,7 @@ def save_fit(path: Path, harmonized: Harmonized, releases: Sequence[VerifiedRele
         "calibration": asdict(harmonized.calibration),
         "shape": list(fit.responsibilities.shape),
         "screening": harmonized.screening.facts(),
+        "background": list(harmonized.background),
     }
     arrays = {
         "embedding": fit.embedding,
@@ -246,6 +186,8 @@ def save_fit(path: Path, harmonized: Harmonized, releases: Sequence[VerifiedRele
         "responsibilities/data": fit.responsibilities.data,
         "responsibilities/indices": np.asarray(fit.responsibilities.indices, dtype=np.int64),
         "responsibilities/indptr": np.asarray(fit.responsibilities.indptr, dtype=np.int64),
+        "ranking/rows": harmonized.ranking.rows,
+        "ranking/strength": harmonized.ranking.strength,
     }
     write_atomic(path, encode_arrays(arrays, {"facts": json.dumps(facts)}))
 
@@ -285,8 +227,11 @@ def load_fit(path: Path, releases: Sequence[VerifiedRelease], study: StudySpec) 
         _union(screening.admitted(releases), study, screening),
         Calibration(**facts["calibration"]),
     )
-    mappings = with_probability(make_mappings(union, fit), calibration.probability)
-    return Harmonized(union, fit, mappings, calibration, facts["n_clusters"], screening)
+    ranking = Ranking(arrays["ranking/rows"], arrays["ranking/strength"])
+    mappings = with_probability(make_mappings(union, fit, ranking), calibration.probability)
+    return Harmonized(
+        union, fit, ranking, mappings, calibration, facts["n_clusters"], screening, tuple(facts["background"])
+    )
 
 
 def load_screening(path: Path) -> Screening | None:

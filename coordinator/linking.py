@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from coordinator.model.alignment import unit_rows
 from coordinator.model.factor import Array, Index, Source
-from coordinator.ranking import Fusion, csls, profile, profile_likeness, support_ratio
+from coordinator.ranking import (
+    N_PROFILE,
+    Fusion,
+    profile,
+    profile_likeness,
+    support_ratio,
+    text_likeness,
+)
 from coordinator.weak_pairs import (
     Latent,
     graph_matching,
@@ -21,6 +28,7 @@ from coordinator.weak_pairs import (
     soft_matching,
 )
 
+NEVER = -1e4  # score of a pair that cannot be
 _LEAST = 0.3  # match probability from which a pair is a weak anchor
 _EARLY_SLACK, _EARLY_LEAST = (
     -2.0,
@@ -35,18 +43,34 @@ class Clues:
     Attributes:
         local: (n,) rows without a standard code.
         standard: (m,) rows with one that some site released: the candidates.
-        group: (n,) which sources hold each local row, as a number: codes of one group exclude each other.
-        known_gap: (k,) differences of log share between sources that hold the same row.
+        group: (n,) which sites hold each local row, as a number: codes of one group exclude each other.
+        links: for each group, by how many rows the least linked of its sites is tied to the others.
+        known_gap: (k,) differences of log share between sites that hold the same row.
         support: (n,) and (m,) log share of patients.
         fixed: features that need no alignment, name -> (n, m).
+        apart: (n, m) pairs of codes of different categories, which cannot mean the same; None where there is one category.
     """
 
     local: Index
     standard: Index
     group: Index
+    links: Index
     known_gap: Array
     support: tuple[Array, Array]
     fixed: Mapping[str, Array]
+    apart: NDArray[np.bool_] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all features that there will be, for `default_fusion`."""
+        return ("latent", "support", *self.fixed)
+
+    def score(self, fusion: Fusion, features: Mapping[str, Array]) -> Array:
+        """(n, m) the fusion's score; far below any other between categories."""
+        found = fusion.score(features)
+        if self.apart is not None:
+            found[self.apart] = NEVER
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +81,7 @@ class Linked:
         latent: evidence of every row.
         features: name -> (n, m) for `Fusion`.
         score: (n, m) log odds up to a constant a row, the fusion's.
+        clues: what it began with.
         joined: (n_rows,) as `weak_pairs.join`: rows that count as one while loadings and noise are learnt.
         pairs: (k, 2) the weak pairs: local row, standard row.
     """
@@ -64,6 +89,7 @@ class Linked:
     latent: Latent
     features: Mapping[str, Array]
     score: Array
+    clues: Clues
     joined: Index
     pairs: NDArray[np.intp]
 
@@ -74,6 +100,10 @@ def gather(
     standard: Index,
     share: Sequence[Array],
     text: NDArray[np.floating] | None = None,
+    *,
+    sites: Sequence[int] | None = None,
+    categories: Index | None = None,
+    known: sp.csr_array | None = None,
 ) -> Clues:
     """Clues of every local row and candidate.
 
@@ -84,29 +114,53 @@ def gather(
         share: for each source the share of its site's patients that have the code of each of its rows,
             above zero: a count that was rounded to nothing counts as half a step.
         text: (n_rows, p) vectors of descriptions, rows of zeros where there is none; None without any.
+        sites: for each source the number of its site; each has its own without it.
+        categories: (n_rows,) what kind of thing each row's codes are; one for all without it.
+        known: (n_rows, n_rows) symmetric: how surely two rows' codes are known to mean the same, in (0, 1], or known
+            not to, in [-1, 0); None without any.
     """
-    held = np.zeros((n_rows, len(sources)), dtype=bool)
-    log_share, shape = np.zeros(n_rows), np.zeros((n_rows, profile(sources[0].matrix[:2]).shape[1]))
-    gaps = []
-    for s, source in enumerate(sources):
-        both = held[source.codes].any(axis=1)
-        gaps.append(
-            np.log(share[s][both]) - log_share[source.codes[both]] / held[source.codes[both]].sum(axis=1)
-        )
-        held[source.codes, s] = True
-        log_share[source.codes] += np.log(share[s])
+    sites = range(len(sources)) if sites is None else sites
+    held = np.zeros((n_rows, max(sites) + 1), dtype=bool)
+    log_share = np.zeros(held.shape)
+    views, shape = np.zeros(n_rows), np.zeros((n_rows, N_PROFILE))
+    for s, (source, site) in enumerate(zip(sources, sites, strict=True)):
+        held[source.codes, site] = True
+        log_share[source.codes, site] = np.log(share[s])
         shape[source.codes] += profile(source.matrix)
+        views[source.codes] += 1
     count = held.sum(axis=1)
-    log_share, shape = log_share / np.maximum(count, 1), shape / np.maximum(count, 1)[:, None]
     is_standard = np.zeros(n_rows, dtype=bool)
     is_standard[standard] = True
-    local, target = np.flatnonzero(~is_standard), np.flatnonzero(is_standard & (count > 0))
+    local, target = np.flatnonzero(~is_standard & (count > 0)), np.flatnonzero(is_standard & (count > 0))
+    shape /= np.maximum(views, 1)[:, None]
     fixed = {"profile": profile_likeness(shape[local], shape[target])}
     if text is not None:
-        words = unit_rows(text.astype(np.float64))
-        fixed["text"] = csls(words[local] @ words[target].T)
-    group = np.unique(held[local], axis=0, return_inverse=True)[1].reshape(-1)
-    return Clues(local, target, group, np.concatenate(gaps), (log_share[local], log_share[target]), fixed)
+        fixed["text"] = text_likeness(text[local], text[target])
+    if known is not None:
+        fixed["known"] = known[local][:, target].toarray()
+    patterns, group = np.unique(held[local], axis=0, return_inverse=True)
+    ties = held[count > 1].sum(axis=0)
+    mean_share = log_share.sum(axis=1) / np.maximum(count, 1)
+    return Clues(
+        local=local,
+        standard=target,
+        group=group.reshape(-1),
+        links=np.array([ties[pattern].min() for pattern in patterns], dtype=np.intp),
+        known_gap=_gaps(held, log_share),
+        support=(mean_share[local], mean_share[target]),
+        fixed=fixed,
+        apart=None if categories is None else categories[local][:, None] != categories[target][None],
+    )
+
+
+def _gaps(held: NDArray[np.bool_], log_share: Array) -> Array:
+    """For each site, how far the shares of its codes are from their mean at the sites before it."""
+    found = []
+    for s in range(1, held.shape[1]):
+        before = held[:, :s].sum(axis=1)
+        both = held[:, s] & (before > 0)
+        found.append(log_share[both, s] - log_share[both, :s].sum(axis=1) / before[both])
+    return np.concatenate(found) if found else np.empty(0)
 
 
 def self_train(
@@ -118,6 +172,7 @@ def self_train(
     *,
     rounds: int = 6,
     speaks: Sequence[NDArray[np.bool_]] | None = None,
+    progress: Callable[[str, float], None] | None = None,
 ) -> Linked:
     """Match, take sure matches for weak anchors, align again; `rounds` times.
 
@@ -131,52 +186,61 @@ def self_train(
         fusion: weights of the features.
         rounds: 1 for no self-training.
         speaks: as for `fit_two_stage`.
+        progress: told the step and the share done.
 
     Raises:
         FitError: no match is sure enough to join two sources.
     """
-    held = np.concatenate([source.codes for source in sources])
-    shared = len(held) - len(np.unique(held))
+    tell = progress or (lambda _step, _share: None)
     pairs = np.empty((0, 2), dtype=np.intp)
     weights = np.zeros((len(clues.local), len(clues.standard)))
     features = dict(clues.fixed) | {"support": support_ratio(*clues.support, clues.known_gap, weights)}
-    if shared < 2 * dim:
-        pairs, weights = _matches(_start(sources, clues, features, fusion), clues, _EARLY_SLACK, _EARLY_LEAST)
+    bare = np.flatnonzero(clues.links < dim)
+    if len(bare):
+        start = _start(sources, clues, features, fusion, bare)
+        pairs, weights = _matches(start, clues, bare, _EARLY_SLACK, _EARLY_LEAST)
     for turn in range(rounds):
+        tell(f"aligning the sites, round {turn + 1} of {rounds}", 0.6 * turn / rounds)
         joined = join(n_rows, pairs)
         found = latent(sources, joined, dim, speaks)
         features["latent"] = same_meaning(found, clues.local, clues.standard)
         features["support"] = support_ratio(*clues.support, clues.known_gap, weights)
-        score = fusion.score(features)
+        score = clues.score(fusion, features)
         if turn < rounds - 1:
-            pairs, weights = _matches(score, clues)
-    return Linked(found, features, score, joined, pairs)
+            pairs, weights = _matches(score, clues, np.arange(len(clues.links)))
+    return Linked(found, features, score, clues, joined, pairs)
 
 
-def _start(sources: Sequence[Source], clues: Clues, features: Mapping[str, Array], fusion: Fusion) -> Array:
-    """Scores before any alignment, improved by graph matching between the sources of each group and the candidates."""
-    weight = dict(zip(fusion.names, fusion.weights, strict=True))
-    score = np.asarray(sum(weight.get(name, 0.0) * value for name, value in features.items()))
+def _start(
+    sources: Sequence[Source], clues: Clues, features: Mapping[str, Array], fusion: Fusion, groups: Index
+) -> Array:
+    """Scores before any alignment, improved by graph matching between the sources of these groups and the candidates."""
+    known = [i for i, name in enumerate(fusion.names) if name in features]
+    early = Fusion(tuple(fusion.names[i] for i in known), fusion.weights[known])
+    score = clues.score(early, features)
     place = np.full(max(int(s.codes.max()) for s in sources) + 1, -1)
     place[clues.standard] = np.arange(len(clues.standard))
     hub = max(sources, key=lambda s: int((place[s.codes] >= 0).sum()))
     at_hub = place[hub.codes]
-    for g in np.unique(clues.group):
+    for g in groups:
         rows = np.flatnonzero(clues.group == g)
-        own = next(s for s in sources if np.isin(clues.local[rows], s.codes).all())
+        own = max(sources, key=lambda s: int(np.isin(clues.local[rows], s.codes).sum()))
         at = {int(c): i for i, c in enumerate(own.codes)}
+        rows = rows[[int(c) in at for c in clues.local[rows]]]
         one = own.matrix[[at[int(c)] for c in clues.local[rows]]]
         cells = np.ix_(rows, at_hub[at_hub >= 0])
         score[cells] = graph_matching(one, hub.matrix[at_hub >= 0], score[cells])
+    if clues.apart is not None:
+        score[clues.apart] = NEVER
     return score
 
 
 def _matches(
-    score: Array, clues: Clues, slack: float = 3.0, least: float = _LEAST
+    score: Array, clues: Clues, groups: Index, slack: float = 3.0, least: float = _LEAST
 ) -> tuple[NDArray[np.intp], Array]:
-    """Sure matches, group by group, and their cells as weights."""
-    weights, pairs = np.zeros_like(score), []
-    for g in np.unique(clues.group):
+    """Sure matches of these groups, group by group, and their cells as weights."""
+    weights, pairs = np.zeros_like(score), [np.empty((0, 2), dtype=np.intp)]
+    for g in groups:
         rows = np.flatnonzero(clues.group == g)
         cells = mutual_matches(soft_matching(score[rows], slack), least)
         weights[rows[cells[:, 0]], cells[:, 1]] = 1.0

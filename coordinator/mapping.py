@@ -1,17 +1,25 @@
-"""Pure: fit -> mapping rows: target, probability, alternatives, and evidence by site."""
+"""Pure: fit -> mapping rows: target, probability, alternatives, and evidence by site.
+
+Candidates of a code are ranked by all that speaks for them (`rank_linked`), or by their vectors alone (`rank_nearest`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import logsumexp
 
+from coordinator.linking import NEVER, Linked
 from coordinator.model import SmileFit
 from coordinator.union import UnionVocabulary
 
 N_ALTERNATIVES = 5
+_MOST_ODDS = 50.0
+_BLOCK = 2_000  # rows whose cosines are formed at once
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,10 @@ class Mapping:
             a code whose standard code was given, 0 without one.
         anchored: its standard code was given by a site, not found by the fit.
         given: anchored, or a standard code itself.
-        standard_code: the preferred standard code of its cluster; "" if it has none.
+        standard_code: the first candidate; "" if there is none.
+        strength: what `probability` is learnt from, see `Ranking.strength`.
         similarity: cosine with that code's embedding; 0 without a standard code.
-        alternatives: the nearest other standard codes, best first.
+        alternatives: the next candidates, best first.
         evidence: for each other site with codes in the cluster.
     """
 
@@ -56,6 +65,7 @@ class Mapping:
     anchored: bool
     given: bool
     standard_code: str
+    strength: float
     similarity: float
     alternatives: tuple[str, ...]
     evidence: tuple[Evidence, ...]
@@ -69,24 +79,95 @@ class MappingSet:
     embedding: npt.NDArray[np.float32]
 
 
-def make_mappings(union: UnionVocabulary, fit: SmileFit) -> MappingSet:
-    """Mapping rows of every released code.
+class Ranking(NamedTuple):
+    """The candidates of each row of the fit.
 
-    A cluster's preferred standard code is the one among its rows whose
-    embedding is nearest to the cluster's centre. A standard code, and a code
-    anchored to one, keeps its own.
+    Attributes:
+        rows: int (n_rows, 1 + N_ALTERNATIVES) rows with a standard code, the first best; -1 where there are no more.
+        strength: (n_rows,) how much more speaks for the first candidate than for the others: log odds of it against all
+            others (`rank_linked`), or its cosine (`rank_nearest`).
     """
-    standard_rows = np.array(sorted(union.standard), dtype=np.int64)
-    preferred = _preferred(fit, standard_rows)
-    cosines = fit.embedding @ fit.embedding[standard_rows].T
-    order = np.argsort(-cosines, axis=1, kind="stable")[:, : N_ALTERNATIVES + 1]
+
+    rows: npt.NDArray[np.int64]
+    strength: npt.NDArray[np.float64]
+
+
+def rank_linked(
+    linked: Linked,
+    embedding: npt.NDArray[np.float64],
+    standard: npt.NDArray[np.intp],
+    categories: npt.NDArray[np.intp],
+) -> Ranking:
+    """Candidates by the fused score; rows with a standard code as in `rank_nearest`.
+
+    strength_i = log p - log(1 - p), p the softmax of row i's scores at its greatest.
+
+    Args:
+        linked: of the sources.
+        embedding: (n_rows, d) its latent means as unit rows.
+        standard: increasing rows with a standard code.
+        categories: (n_rows,) category of each row.
+    """
+    clues, score = linked.clues, linked.score
+    rows, strength = rank_nearest(embedding, standard, categories)
+    rows[clues.local] = -1
+    n, m = score.shape
+    if not n or not m:
+        return Ranking(rows, strength)
+    k = min(1 + N_ALTERNATIVES, m)
+    order = _first(score, k)
+    best = np.take_along_axis(score, order, axis=1)
+    rows[clues.local, :k] = np.where(best > NEVER / 2, clues.standard[order], -1)
+    rest = score.copy()
+    rest[np.arange(n), order[:, 0]] = -np.inf
+    with np.errstate(divide="ignore"):
+        others = logsumexp(rest, axis=1) if m > 1 else np.full(n, -np.inf)
+    strength[clues.local] = np.clip(best[:, 0] - others, -_MOST_ODDS, _MOST_ODDS)
+    return Ranking(rows, strength)
+
+
+def rank_nearest(
+    embedding: npt.NDArray[np.float64],
+    standard: npt.NDArray[np.intp],
+    categories: npt.NDArray[np.intp],
+) -> Ranking:
+    """Candidates by cosine among the standard codes of a row's category; a row with a standard code is its own.
+
+    Args:
+        embedding: (n_rows, d) unit rows.
+        standard: increasing rows with a standard code.
+        categories: (n_rows,) category of each row.
+    """
+    n_rows = len(embedding)
+    rows = np.full((n_rows, 1 + N_ALTERNATIVES), -1, dtype=np.int64)
+    strength = np.zeros(n_rows)
+    own = np.zeros(n_rows, dtype=bool)
+    own[standard] = True
+    for category in np.unique(categories):
+        targets = standard[categories[standard] == category]
+        members = np.flatnonzero(categories == category)
+        if not len(targets):
+            continue
+        for low in range(0, len(members), _BLOCK):
+            some = members[low : low + _BLOCK]
+            cosine = embedding[some] @ embedding[targets].T
+            # A standard code comes first among its own candidates, however near another may be.
+            cosine[some[:, None] == targets[None]] = 2.0
+            order = _first(cosine, min(1 + N_ALTERNATIVES, len(targets)))
+            rows[some, : order.shape[1]] = targets[order]
+            strength[some] = np.minimum(np.take_along_axis(cosine, order[:, :1], axis=1)[:, 0], 1.0)
+    return Ranking(rows, strength)
+
+
+def make_mappings(union: UnionVocabulary, fit: SmileFit, ranking: Ranking) -> MappingSet:
+    """Mapping rows of every released code; a standard code, and a code anchored to one, keeps its own."""
     evidence = _Evidence(union, fit)
     rows = []
     for i, code in enumerate(union.codes):
         row = int(union.row[i])
-        target = row if row in union.standard else preferred.get(int(fit.labels[row]), -1)
+        target = int(ranking.rows[row, 0])
         name = union.standard.get(target, "")
-        near = [union.standard[int(standard_rows[j])] for j in order[row]]
+        near = [union.standard[int(j)] for j in ranking.rows[row, 1:] if j >= 0]
         rows.append(
             Mapping(
                 code=code,
@@ -97,28 +178,24 @@ def make_mappings(union: UnionVocabulary, fit: SmileFit) -> MappingSet:
                 anchored=bool(union.anchored[i]) and row in union.standard,
                 given=row in union.standard,
                 standard_code=name,
+                strength=float(ranking.strength[row]),
                 similarity=float(fit.embedding[row] @ fit.embedding[target]) if name else 0.0,
-                alternatives=tuple(c for c in near if c not in {name, code})[:N_ALTERNATIVES],
+                alternatives=tuple(c for c in near if c != code),
                 evidence=evidence.of(i),
             )
         )
     return MappingSet(tuple(rows), fit.embedding[union.row].astype(np.float32))
 
 
-def _preferred(fit: SmileFit, standard_rows: npt.NDArray[np.int64]) -> dict[int, int]:
-    """Cluster -> its standard row nearest to the centre."""
-    labels = fit.labels[standard_rows]
-    closeness = np.einsum("nd,nd->n", fit.embedding[standard_rows], fit.centers[labels])
-    best: dict[int, int] = {}
-    for j in np.lexsort((standard_rows, -closeness)):
-        best.setdefault(int(labels[j]), int(standard_rows[j]))
-    return best
+def _first(score: npt.NDArray[np.floating], k: int) -> npt.NDArray[np.intp]:
+    """(n, k) columns of each row's greatest values, greatest first; of equal ones the earlier column."""
+    return np.asarray(np.argsort(-score, axis=1, kind="stable")[:, :k])
 
 
 def with_probability(mappings: MappingSet, curve: Callable[[float], float]) -> MappingSet:
-    """The same mappings, those that the fit found with the probability that `curve` gives their cosine."""
+    """The same mappings, those that the fit found with the probability that `curve` gives their strength."""
     rows = tuple(
-        row if row.given or not row.standard_code else replace(row, probability=curve(row.similarity))
+        row if row.given or not row.standard_code else replace(row, probability=curve(row.strength))
         for row in mappings.rows
     )
     return MappingSet(rows, mappings.embedding)

@@ -12,6 +12,7 @@ import pyarrow.csv as pa_csv
 
 from coordinator.evaluation import ami, chance_hits, ranks
 from coordinator.harmonize import Harmonized
+from coordinator.mapping import Ranking
 from coordinator.model.rivals import svd_kmeans, svd_linkage
 from coordinator.report.data import Quality, QualityRow
 from coordinator.union import sources
@@ -74,9 +75,9 @@ def compare(
     means = svd_kmeans(data, union.n_rows, harmonized.n_clusters, dim, seed)
     linkage = svd_linkage(data, union.n_rows, harmonized.n_clusters, dim)
     rows = [
-        _score("SMILE", fit.embedding, np.asarray(fit.labels), task, published=True),
-        _score("SVD + k-means", means.embedding, means.labels, task),
-        _score("SVD + average linkage", linkage.embedding, linkage.labels, task),
+        _score("SMILE", _ranked(harmonized.ranking, task), np.asarray(fit.labels), task, published=True),
+        _score("SVD + k-means", _nearest(means.embedding, task), means.labels, task),
+        _score("SVD + average linkage", _nearest(linkage.embedding, task), linkage.labels, task),
         _chance(np.asarray(fit.labels), task, seed),
     ]
     scored = (
@@ -110,16 +111,28 @@ def _task(harmonized: Harmonized, truth: Mapping[str, str], standard: str) -> _T
     )
 
 
+def _nearest(embedding: npt.NDArray[np.float64], task: _Task) -> npt.NDArray[np.int64]:
+    """(n,) place of each query's first right candidate by cosine."""
+    return ranks(embedding[task.queries], embedding[task.candidates], task.right)
+
+
+def _ranked(ranking: Ranking, task: _Task) -> npt.NDArray[np.int64]:
+    """(n,) place of each query's first right candidate in the mapping; beyond its last one where none is right."""
+    rows = ranking.rows[task.queries]
+    right = [task.candidates[list(positions)] for positions in task.right]
+    found = np.array([np.isin(row, one) for row, one in zip(rows, right, strict=True)]).reshape(rows.shape)
+    return np.asarray(np.where(found.any(axis=1), found.argmax(axis=1), rows.shape[1]) + 1)
+
+
 def _score(
     method: str,
-    embedding: npt.NDArray[np.float64],
+    place: npt.NDArray[np.int64],
     labels: npt.NDArray[np.int64],
     task: _Task,
     *,
     published: bool = False,
 ) -> QualityRow:
     found = np.asarray(labels)[task.rows]
-    place = ranks(embedding[task.queries], embedding[task.candidates], task.right)
     return QualityRow(
         method=method,
         n_scored=len(task.rows),

@@ -13,12 +13,19 @@ from scipy.special import logsumexp
 from coordinator.model.alignment import unit_rows
 from coordinator.model.factor import Array, Index
 
-FEATURES = ("latent", "support", "profile", "text")
-DEFAULT_WEIGHTS: Mapping[str, float] = {"latent": 0.25, "support": 1.0, "profile": 0.25, "text": 30.0}
+DEFAULT_WEIGHTS: Mapping[str, float] = {
+    "latent": 0.25,
+    "support": 1.0,
+    "profile": 0.25,
+    "text": 30.0,
+    "known": 8.0,
+}
 LEAST = 50
 """Hidden anchors below which the default weights stand."""
 _QUANTILES = np.linspace(0.02, 0.98, 40)
 _NEAREST = 10
+N_PROFILE = len(_QUANTILES) + _NEAREST
+_BLOCK = 500  # rows whose cosines with all others are formed at once
 _PROFILE_AXES = 5
 _RATIO_FLOOR = 0.05  # scale of the log ratio of supports that rounding of counts alone explains
 
@@ -38,6 +45,25 @@ def csls(cosine: Array, k: int = 10) -> Array:
     near_row = np.partition(cosine, -row, axis=1)[:, -row:].mean(axis=1)
     near_column = np.partition(cosine, -column, axis=0)[-column:].mean(axis=0)
     return np.asarray(2.0 * cosine - near_row[:, None] - near_column[None])
+
+
+def text_likeness(one: NDArray[np.floating], other: NDArray[np.floating]) -> Array:
+    """(n, m) corrected cosines of descriptions (`csls`); where one side has none, nothing is said.
+
+    A row without a description has zeros for all; a candidate without one has the row's mean.
+
+    Args:
+        one: (n, p), rows of zeros where there is none.
+        other: (m, p), by the same encoder.
+    """
+    found = np.zeros((len(one), len(other)))
+    rows, columns = np.flatnonzero(one.any(axis=1)), np.flatnonzero(other.any(axis=1))
+    if len(rows) and len(columns):
+        x, y = unit_rows(one[rows].astype(np.float64)), unit_rows(other[columns].astype(np.float64))
+        said = csls(x @ y.T)
+        found[rows] = said.mean(axis=1, keepdims=True)
+        found[np.ix_(rows, columns)] = said
+    return found
 
 
 def support_ratio(one: Array, other: Array, gaps: Array, matched: Array) -> Array:
@@ -78,12 +104,19 @@ def profile(matrix: Array) -> Array:
     Source: Artetxe, Labaka and Agirre 2018, section 3.2, who sort the whole row.
     """
     points = unit_rows(matrix)
-    cosine = points @ points.T
-    off = ~np.eye(len(cosine), dtype=bool)
-    others = cosine[off].reshape(len(cosine), len(cosine) - 1)
-    nearest = -np.sort(-others, axis=1)[:, :_NEAREST]
-    nearest = np.pad(nearest, ((0, 0), (0, _NEAREST - nearest.shape[1])), mode="edge")
-    found = np.hstack([np.quantile(others, _QUANTILES, axis=1).T, nearest])
+    n = len(points)
+    found = np.zeros((n, N_PROFILE))
+    if n < 2:
+        return found
+    for low in range(0, n, _BLOCK):
+        rows = np.arange(low, min(low + _BLOCK, n))
+        cosine = points[rows] @ points.T
+        off = np.ones(cosine.shape, dtype=bool)
+        off[np.arange(len(rows)), rows] = False
+        others = cosine[off].reshape(len(rows), n - 1)
+        nearest = -np.sort(-others, axis=1)[:, :_NEAREST]
+        nearest = np.pad(nearest, ((0, 0), (0, _NEAREST - nearest.shape[1])), mode="edge")
+        found[rows] = np.hstack([np.quantile(others, _QUANTILES, axis=1).T, nearest])
     return np.asarray((found - found.mean(axis=0)) / np.maximum(found.std(axis=0), 1e-9))
 
 

@@ -70,6 +70,7 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
             iterations=len(fit.history),
             warnings=harmonized.warnings,
             history=np.asarray(fit.history),
+            background=harmonized.background,
         ),
         sites=sites,
         codes=codes,

@@ -1,20 +1,21 @@
 """The text view of the union vocabulary: titles that the coordinator has, and what the sites release of theirs.
 
-All of it lies in one space, so that it is one source of the fit, not one a site: equal words are equal vectors, whoever
-wrote them. Titles of public code systems need nothing from the sites.
+All of it lies in one space, whoever wrote it: equal words are equal vectors, and nothing has to be aligned. Titles of
+public code systems need nothing from the sites.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from coordinator.knowledge.systems import Systems, canonical, curies
 from coordinator.knowledge.tables import table
-from coordinator.model import Source
 from coordinator.union import UnionVocabulary
 from protocol.arrays import FloatMatrix
 from protocol.errors import DataError, FitError
@@ -47,53 +48,73 @@ def read_titles(path: Path, study: StudySpec) -> dict[str, str]:
     return found
 
 
-def text_source(
+@dataclass(frozen=True, eq=False)
+class NamedCodes:
+    """Codes and their texts as vectors; a code comes once for each text and each site that says what it means.
+
+    Attributes:
+        codes: (n,) CURIEs.
+        matrix: (n, p) unit rows.
+    """
+
+    codes: tuple[str, ...]
+    matrix: FloatMatrix
+
+    def rows(self, union: UnionVocabulary) -> npt.NDArray[np.float64]:
+        """(n_rows, p) the mean direction of all that names the codes of a row; zeros where nothing does.
+
+        A standard code that no site released lends its text to the codes anchored to it.
+        """
+        row = dict(zip(union.codes, union.row.tolist(), strict=True))
+        row |= {code: r for r, code in union.standard.items()}
+        total = np.zeros((union.n_rows, self.matrix.shape[1]))
+        held = [i for i, code in enumerate(self.codes) if code in row]
+        np.add.at(total, [row[self.codes[i]] for i in held], self.matrix[held].astype(np.float64))
+        length = np.linalg.norm(total, axis=1, keepdims=True)
+        # Vectors that cancel out say nothing.
+        return np.where(length > 1e-9, total / np.maximum(length, 1e-9), 0.0)
+
+
+def named_codes(
     releases: Sequence[VerifiedRelease],
-    union: UnionVocabulary,
     study: StudySpec,
     *,
     encoder: TextEncoder,
     titles: Mapping[str, str],
-) -> Source | None:
-    """One source of the fit: the mean direction of all that names the codes of a row.
+) -> NamedCodes:
+    """Everything that names a code of the releases, or a code that they are anchored to.
 
-    A code is named by its title here, by the description that a site released, and by the vector that a site released.
+    A code that has a title here is named by it alone: no site's word can change what a titled code is called. Other codes
+    are named by the descriptions and the vectors that sites released.
 
     Args:
         releases: of the round.
-        union: their codes; a standard code that no site released lends its title to the codes anchored to it.
         study: whose `[text]` names the encoder.
         encoder: `protocol.text.open_encoder(study.text)`.
         titles: CURIE -> title.
 
-    Returns:
-        a source `text` of (m, encoder.dim) unit rows; None where nothing names any code.
-
     Raises:
         FitError: a released text view does not have the study's dimensions.
     """
-    index = dict(zip(union.codes, union.row.tolist(), strict=True))
-    index |= {code: row for row, code in union.standard.items()}
-    rows, names, kinds = [], [], []
     known = {canonical(code): title for code, title in titles.items()}
     public = {s.prefix for s in study.code_systems}
-    said = [(code, known[canonical(code)]) for code in index if canonical(code) in known]
+    wanted = {code for r in releases for code in r.manifest.codes}
+    wanted |= {anchor.standard for r in releases for anchor in r.manifest.anchors}
+    said = [(code, known[canonical(code)]) for code in sorted(wanted) if canonical(code) in known]
+    titled = {code for code, _ in said}
     for release in releases:
-        said += zip(release.manifest.codes, release.manifest.descriptions, strict=False)
-    for code, text in dict.fromkeys(said):
-        prefix = code.partition(":")[0]
-        if prefix in public and has_word(text):
-            rows.append(index[code])
-            names.append(text)
-            kinds.append(study.system(prefix).category)
-    matrices = [encode_names(encoder, names, kinds)]
+        named = zip(release.manifest.codes, release.manifest.descriptions, strict=False)
+        said += [(code, text) for code, text in named if code not in titled]
+    said = [(c, t) for c, t in dict.fromkeys(said) if c.partition(":")[0] in public and has_word(t)]
+    kinds = [study.system(code.partition(":")[0]).category for code, _ in said]
+    codes = [code for code, _ in said]
+    matrices = [encode_names(encoder, [text for _, text in said], kinds)]
     for release in releases:
         for own, matrix in _released(release, encoder.dim):
-            rows += [index[release.manifest.codes[row]] for row in own]
-            matrices.append(matrix.astype(np.float32))
-    if not rows:
-        return None
-    return _mean_directions(np.array(rows), np.concatenate(matrices))
+            kept = [i for i, row in enumerate(own) if release.manifest.codes[row] not in titled]
+            codes += [release.manifest.codes[own[i]] for i in kept]
+            matrices.append(matrix[kept].astype(np.float32))
+    return NamedCodes(tuple(codes), np.concatenate(matrices))
 
 
 def _released(release: VerifiedRelease, dim: int) -> list[tuple[list[int], FloatMatrix]]:
@@ -111,13 +132,3 @@ def _released(release: VerifiedRelease, dim: int) -> list[tuple[list[int], Float
         kept = np.flatnonzero(length[:, 0] > 0)
         found.append((view.rows[kept].tolist(), view.matrix[kept] / length[kept]))
     return found
-
-
-def _mean_directions(rows: np.ndarray, matrix: FloatMatrix) -> Source:
-    """Vectors of one row summed, to unit length; a row whose vectors cancel out is left out."""
-    distinct, place = np.unique(rows, return_inverse=True)
-    total = np.zeros((len(distinct), matrix.shape[1]))
-    np.add.at(total, place, matrix)
-    length = np.linalg.norm(total, axis=1)
-    kept = length > 1e-9
-    return Source(VIEW, distinct[kept], total[kept] / length[kept, None])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from coordinator.model import Source
 from protocol.errors import FitError
-from protocol.release import TEXT, VerifiedRelease
+from protocol.release import CODE_PATIENTS, TEXT, VerifiedRelease
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,23 @@ class UnionVocabulary:
 
 
 def build_union(
-    releases: Sequence[VerifiedRelease], *, standard: str, reviewed: Collection[str] = ()
+    releases: Sequence[VerifiedRelease],
+    *,
+    standard: str,
+    reviewed: Collection[str] = (),
+    require_links: bool = True,
 ) -> UnionVocabulary:
     """Join codes by CURIE and by anchors.
 
     A code that two sites anchor to different standard codes is joined to neither: the contradiction is reported.
     A site's word alone joins its own codes only: a code that other sites released too is joined to a standard
     code if two sites say so, or one in `reviewed`.
+
+    Args:
+        releases: of the round.
+        standard: prefix of the standard system.
+        reviewed: codes that one site's anchor may join to a standard code.
+        require_links: whether sites that share no row with the others are an error; a warning otherwise.
 
     Raises:
         FitError: some sites share no row with the others; they are named.
@@ -82,8 +92,20 @@ def build_union(
         holds=holds,
         warnings=tuple(warnings),
     )
-    _check_linked(union)
-    return union
+    apart = _apart(union)
+    if not apart:
+        return union
+    if require_links:
+        raise FitError(
+            f"No code and no anchor links {apart} with the other sites",
+            why="embeddings of two sites can only be aligned through codes that both hold",
+            do="Have these sites add anchors.csv (local_code, standard_code), prepare and approve again; or fit by two-stage",
+        )
+    said = (
+        f"No code and no anchor links {apart} with the other sites: their codes were mapped by how often they are used, how "
+        "they occur with each other, and what they are called. Many of these mappings can be wrong; a few anchors help most"
+    )
+    return replace(union, warnings=(*union.warnings, said))
 
 
 def sources(releases: Sequence[VerifiedRelease], union: UnionVocabulary) -> list[Source]:
@@ -102,6 +124,24 @@ def sources(releases: Sequence[VerifiedRelease], union: UnionVocabulary) -> list
             matrix = mean @ view.matrix.astype(np.float64)
             found.append(Source(f"{release.manifest.site}/{view.name}", distinct, matrix))
     return found
+
+
+def patient_shares(
+    releases: Sequence[VerifiedRelease], union: UnionVocabulary, data: Sequence[Source]
+) -> list[npt.NDArray[np.float64]]:
+    """For each source the share of its site's patients that have the code of each of its rows, above zero.
+
+    A count that was rounded to nothing counts as half a step; codes of a site that share a row are added up.
+    """
+    index = {c: i for i, c in enumerate(union.codes)}
+    total = {}
+    for release in releases:
+        manifest = release.manifest
+        least = max(manifest.policy.margin_rounding / 2, 1.0)
+        share = np.maximum(release.arrays[CODE_PATIENTS], least) / max(manifest.statistics.patients, 1)
+        total[manifest.site] = np.zeros(union.n_rows)
+        np.add.at(total[manifest.site], union.row[[index[c] for c in manifest.codes]], share)
+    return [total[source.name.partition("/")[0]][source.codes] for source in data]
 
 
 def _agreed_anchors(
@@ -135,23 +175,19 @@ def _agreed_anchors(
     return {code: target for code, target in agreed.items() if code not in set(single)}, warnings
 
 
-def _check_linked(union: UnionVocabulary) -> None:
-    """Return only if a path of shared rows joins every site with every other."""
+def _apart(union: UnionVocabulary) -> str:
+    """The sites that no path of shared rows joins with the rest, in words; empty if there are none."""
     n = len(union.sites)
     incidence = np.zeros((union.n_rows, n), dtype=np.int64)
     for s in range(n):
         incidence[np.unique(union.row[union.holds[:, s]]), s] = 1
     groups, member = connected_components(sp.csr_array(incidence.T @ incidence), directed=False)
     if groups == 1:
-        return
+        return ""
     largest = Counter(member.tolist()).most_common(1)[0][0]
     named = [
         " and ".join(union.sites[s] for s in range(n) if member[s] == group)
         for group in range(groups)
         if group != largest or groups == n
     ]
-    raise FitError(
-        f"No code and no anchor links {'; '.join(named)} with the other sites",
-        why="embeddings of two sites can only be aligned through codes that both hold",
-        do="Have these sites add anchors.csv (local_code, standard_code), prepare and approve again",
-    )
+    return "; ".join(named)

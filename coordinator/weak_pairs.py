@@ -39,11 +39,17 @@ class Latent:
         evidence: (n, d) h_i = sum_s B_s' Psi_s^-1 x_i^s over the sources that hold row i.
         gram: (P, d, d) A_i = sum_s B_s' Psi_s^-1 B_s, by distinct pattern of presence.
         pattern: (n,) the pattern of each row.
+        noise: for each source the variance that is left beside its loadings, whitened.
+        bound: log likelihood of the noise model after each sweep.
+        warnings: of the alignment, in words.
     """
 
     evidence: Array
     gram: Array
     pattern: Index
+    noise: tuple[float, ...]
+    bound: tuple[float, ...]
+    warnings: tuple[str, ...]
 
     def vectors(self, shrinkage: float = 3.0) -> Array:
         """(n, d) unit rows, the directions of (t I + A_i)^-1 h_i with t = shrinkage d."""
@@ -75,10 +81,12 @@ def latent(
     views = [compress(source) for source in merged]
     n_joined = int(joined.max()) + 1
     alignment.check_connected(views, n_joined)
-    start = alignment.filled_svd(views, alignment.align(views, n_joined, dim), dim)
+    aligned = alignment.align(views, n_joined, dim)
+    start = alignment.filled_svd(views, aligned, dim)
     model = fit_noise(views, alignment.unit_rows(start), sweeps=_SWEEPS)
     held = np.zeros((len(joined), len(sources)), dtype=bool)
     evidence, grams = np.zeros((len(joined), dim)), np.zeros((len(sources), dim, dim))
+    levels = []
     for s, (source, one, view, precision) in enumerate(
         zip(sources, merged, views, model.precision, strict=True)
     ):
@@ -88,6 +96,7 @@ def latent(
         loading = np.linalg.solve(second, mean.T @ white).T
         rest = white - mean @ loading.T
         level = float(np.sum(rest**2)) / max((len(rest) - dim) * rest.shape[1], 1)
+        levels.append(level)
         axes = np.linalg.lstsq(one.matrix, view.scores, rcond=None)[0]
         grams[s] = loading.T @ loading / level
         said = slice(None) if speaks is None else speaks[s]
@@ -95,7 +104,9 @@ def latent(
         held[source.codes[said], s] = True
     distinct, pattern = np.unique(held, axis=0, return_inverse=True)
     gram = np.tensordot(distinct.astype(np.float64), grams, axes=1)
-    return Latent(evidence, np.asarray(gram), pattern.reshape(-1))
+    return Latent(
+        evidence, np.asarray(gram), pattern.reshape(-1), tuple(levels), model.bound, tuple(aligned.warnings)
+    )
 
 
 def same_meaning(found: Latent, one: Index, other: Index) -> Array:

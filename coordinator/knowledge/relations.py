@@ -32,14 +32,19 @@ class RowRelations:
     Attributes:
         similar: pairs of rows whose codes are synonyms, or known not to be.
         related: pairs whose codes are related, or known not to be; kinds are not told apart, as in the model.
-        must_link: (n_rows, n_rows) symmetric weights in (0, 1] of the positive similar pairs.
+        known: (n_rows, n_rows) symmetric weights of the similar pairs, above zero for synonyms, below for known not to be.
         contradictory: pairs of rows that are both similar and not, after codes were joined into rows; left out.
     """
 
     similar: Relations
     related: Relations
-    must_link: sp.csr_array
+    known: sp.csr_array
     contradictory: int
+
+    @property
+    def must_link(self) -> sp.csr_array:
+        """(n_rows, n_rows) symmetric weights in (0, 1] of the positive similar pairs."""
+        return sp.csr_array(self.known.maximum(0))
 
 
 def relations_of(build: Build, union: UnionVocabulary, *, least_weight: float = 0.0) -> RowRelations:
@@ -69,7 +74,7 @@ def relations_of(build: Build, union: UnionVocabulary, *, least_weight: float = 
     return RowRelations(
         similar=_relations(near, not_near),
         related=_relations(linked, not_linked),
-        must_link=sp.csr_array(near + near.T),
+        known=sp.csr_array(near + near.T - not_near - not_near.T),
         contradictory=n_both + n_related,
     )
 

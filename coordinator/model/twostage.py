@@ -15,6 +15,7 @@ its own sources alone, clusters are found by average linkage, and a code's membe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +68,41 @@ def fit_two_stage(
     Laws: the fit does not depend on the rotation of a source's columns, nor on the order of codes and sources,
     up to a common rotation.
     """
+    return cluster_means(
+        first_stage(sources, n_codes=n_codes, dim=dim, speaks=speaks, progress=progress),
+        n_clusters=n_clusters,
+        categories=categories,
+        candidates=candidates,
+        seed=seed,
+        progress=progress,
+    )
+
+
+class Means(NamedTuple):
+    """What stage 1 found.
+
+    Attributes:
+        embedding: (n, d) unit rows u_i.
+        noise: for each source the variance that is left in it, whitened.
+        bound: the noise model's log likelihood after each sweep.
+        warnings: of the alignment, in words.
+    """
+
+    embedding: Array
+    noise: tuple[float, ...]
+    bound: tuple[float, ...]
+    warnings: tuple[str, ...]
+
+
+def first_stage(
+    sources: Sequence[Source],
+    *,
+    n_codes: int,
+    dim: int,
+    speaks: Sequence[npt.NDArray[np.bool_]] | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Means:
+    """Stage 1: each code's latent mean from its own sources; arguments and errors as for `fit_two_stage`."""
     tell = progress or (lambda _step, _share: None)
     views = [compress(source) for source in sources]
     alignment.check_connected(views, n_codes)
@@ -80,20 +116,51 @@ def fit_two_stage(
         for v, p in zip(views, noise.precision, strict=True)
     ]
     embedding, rest = latent_means(white, noise.embedding, speaks)
+    return Means(embedding, rest, noise.bound, aligned.warnings)
+
+
+def cluster_means(
+    means: Means,
+    *,
+    n_clusters: int | None,
+    categories: Index | None = None,
+    candidates: Mapping[int, Sequence[int]] | None = None,
+    joins: Index | None = None,
+    seed: int = 0,
+    progress: Callable[[str, float], None] | None = None,
+) -> SmileFit:
+    """Stages 2 and 3: clusters of latent means, and each code's membership judged by the other members.
+
+    Args:
+        means: of stage 1.
+        n_clusters: as for `fit_two_stage`.
+        categories: as for `fit_two_stage`.
+        candidates: as for `fit_two_stage`.
+        joins: (n,) the row whose cluster each row joins, where something else than the means says so; itself elsewhere.
+            Clusters that this empties are dropped.
+        seed: as for `fit_two_stage`.
+        progress: as for `fit_two_stage`.
+    """
+    tell = progress or (lambda _step, _share: None)
+    embedding = means.embedding
+    n, dim = embedding.shape
     tell("grouping synonyms", 0.6)
     if n_clusters is None:
-        kinds = np.zeros(n_codes, dtype=np.intp) if categories is None else categories
+        kinds = np.zeros(n, dtype=np.intp) if categories is None else categories
         labels = _grouped_by_category(embedding, kinds, candidates, seed)
-        n_clusters = int(labels.max()) + 1
     else:
         labels = clusters.group(embedding, n_clusters, "average", seed)
+    if joins is not None:
+        labels = np.unique(labels[joins], return_inverse=True)[1].reshape(-1).astype(np.intp)
+    if n_clusters is None or joins is not None:
+        n_clusters = int(labels.max()) + 1
     centers = np.zeros((n_clusters, dim))
     np.add.at(centers, labels, embedding)
     centers = alignment.unit_rows(centers)
     along = float(np.sum(embedding * centers[labels]))
     # With a cluster for nearly every code, nothing is left to learn the concentration from.
-    means = min(len(np.unique(labels)), clusters.MOST_MEANS * n_codes)
-    kappa = clusters.fit_concentration(along, n_codes, dim, means)
+    fitted = min(len(np.unique(labels)), clusters.MOST_MEANS * n)
+    kappa = clusters.fit_concentration(along, n, dim, fitted)
     tell("judging each code by the others", 0.9)
     responsibilities, posterior = membership(embedding, labels, n_clusters, kappa)
     return SmileFit(
@@ -103,10 +170,10 @@ def fit_two_stage(
         posterior=posterior,
         kappa=kappa,
         relatedness=np.zeros((dim, dim)),
-        history=noise.bound,
-        noise=rest,
+        history=means.bound,
+        noise=means.noise,
         responsibilities=responsibilities,
-        warnings=aligned.warnings,
+        warnings=means.warnings,
     )
 
 

@@ -51,12 +51,8 @@ class Beside:
 
 
 def beside(releases: Sequence[VerifiedRelease], standard: str) -> Beside:
-    """Compare releases whose values are finite.
-
-    Raises:
-        FitError: they are not linked.
-    """
-    union = build_union(releases, standard=standard)
+    """Compare releases whose values are finite; of sites that nothing links nothing can be said."""
+    union = build_union(releases, standard=standard, require_links=False)
     data = tuple(sources(releases, union))
     place = {site: s for s, site in enumerate(union.sites)}
     raters = tuple(Rater(place[site_of(s)], s.codes, unit(s.matrix)) for s in data)

@@ -52,6 +52,7 @@ class FitFacts:
         iterations: iterations made.
         warnings: what the fit complained about, a sentence each.
         history: (t,) the bound after each iteration; may be empty.
+        background: what was used beside the releases, a sentence each.
     """
 
     dim: int
@@ -60,6 +61,7 @@ class FitFacts:
     iterations: int
     warnings: tuple[str, ...] = ()
     history: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    background: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 
-from coordinator import harmonize
+from coordinator import estimate, harmonize
 from coordinator.calibration import UNKNOWN
 from coordinator.demo.inputs import generated
 from coordinator.evaluation import ami
@@ -114,28 +114,18 @@ def fit(
     with monkeypatch.context() as patch:
         patch.setattr(harmonize, "calibrate", lambda *_a, **_k: UNKNOWN)
         if not bounded:
-            patch.setattr(harmonize, "speaking", lambda _union, _data: None)
+            patch.setattr(estimate, "speaking", lambda _union, _data: None)
         accepted = {} if bounded else {r.manifest.site: "measured without guards" for r in releases}
         return fit_releases(releases, world.study, earlier=earlier, accepted=accepted)
 
 
 def hits(world: World, found: Harmonized, *, without: int | None = None, k: int = 1) -> float:
-    """Share of the other sites' codes whose right standard code is among the k nearest."""
-    union, place = found.union, {code: i for i, code in enumerate(found.union.codes)}
-    standard = [c for c in union.codes if c.startswith(f"{world.study.standard}:")]
-    known = {code for r in world.releases for code in r.manifest.codes}
-    standard = [c for c in standard if c in known]
-    vector = found.fit.embedding[union.row]
-    candidates = vector[[place[c] for c in standard]]
+    """Share of the other sites' codes whose right standard code is among the map's first k candidates."""
+    place = {row.code: row for row in found.mappings.rows}
     own = set() if without is None else set(world.releases[without].manifest.codes)
     asked = [c for c in world.queries if c not in own and c in place]
-    cosine = vector[[place[c] for c in asked]] @ candidates.T
-    order = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-    return float(
-        np.mean(
-            [any(standard[j] in world.queries[c] for j in row) for c, row in zip(asked, order, strict=True)]
-        )
-    )
+    first = {c: (place[c].standard_code, *place[c].alternatives)[:k] for c in asked}
+    return float(np.mean([any(target in world.queries[c] for target in first[c]) for c in asked]))
 
 
 def clusters_ami(world: World, found: Harmonized) -> float:

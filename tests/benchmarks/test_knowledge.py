@@ -118,7 +118,7 @@ class Case:
         """Pi of all codes."""
         n, category = len(self.names), np.zeros(len(self.names), dtype=int)
         anchors = np.where(np.arange(n) < self.k, np.arange(n), -1)
-        known = RowRelations(similar=None, related=None, must_link=graph, contradictory=0)  # type: ignore[arg-type]
+        known = RowRelations(similar=None, related=None, known=graph, contradictory=0)  # type: ignore[arg-type]
         return prior_of(
             known, category, np.zeros(self.k, dtype=int), anchors=anchors, method=method, seed=seed
         )  # type: ignore[arg-type]

@@ -50,6 +50,7 @@ class Oracle:
                     anchored=code in kept,
                     given=code in kept,
                     standard_code=STANDARD[i] if right else STANDARD[i - 1],
+                    strength=cosine,
                     similarity=cosine,
                     alternatives=(),
                     evidence=(),
@@ -73,7 +74,7 @@ def test_the_curve_is_learnt() -> None:
     assert found.probability(0.5) == pytest.approx(0.5, abs=0.15)
 
 
-def test_a_cosine_that_says_nothing_gives_the_share() -> None:
+def test_a_strength_that_says_nothing_gives_the_share() -> None:
     found = calibrate(releases(200), Oracle(-8.0), standard="ICD10CM")
     assert found.slope == 0.0
     assert found.probability(0.9) == pytest.approx(found.right)

@@ -32,7 +32,9 @@ CONCEPT = [*range(N_CONCEPTS), *(i for i in range(N_CONCEPTS) for _ in "ab")]
 
 
 def mapping(code: str, cluster: int, *, anchored: bool) -> Mapping:
-    return Mapping(code, ("south",), cluster, 0.9, 0.9, anchored, anchored, STANDARD[cluster], 0.9, (), ())
+    return Mapping(
+        code, ("south",), cluster, 0.9, 0.9, anchored, anchored, STANDARD[cluster], 1.0, 0.9, (), ()
+    )
 
 
 def published(folder: Path, vectors: np.ndarray[Any, Any], cluster: list[int], anchored: set[str]) -> Path:

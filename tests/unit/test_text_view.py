@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.csv as pacsv
 import pytest
 
-from coordinator.text_view import read_titles, text_source
+from coordinator.text_view import named_codes, read_titles
 from coordinator.union import build_union
 from protocol.errors import DataError, FitError, StudyError
 from protocol.messages import ReleaseManifest
@@ -147,7 +147,7 @@ def made(site: str, codes: list[str], anchors: dict[str, str] | None = None) -> 
     return verified(release(site, codes, matrix, anchors=anchors))
 
 
-def test_titles_descriptions_and_vectors_meet_in_one_source() -> None:
+def test_titles_descriptions_and_vectors_meet_in_one_space() -> None:
     encoder, rules = open_encoder(spec().text), spec()
     north = made("north", ["ICD10CM:J45", "ICD10CM:I10"])
     lake = with_parts(made("lake", ["ICD10CM:I10", "ICD9CM:493"]), texts=("", "Asthma"))
@@ -155,36 +155,45 @@ def test_titles_descriptions_and_vectors_meet_in_one_source() -> None:
     south = with_parts(made("south", ["SOUTH:a", "SOUTH:b"], {"SOUTH:b": "ICD10CM:I10"}), view=own)
     releases = [north, lake, south]
     union = build_union(releases, standard="ICD10CM")
-    source = text_source(
-        releases, union, rules, encoder=encoder, titles={"ICD10CM:J45": "Asthma", "ICD10CM:I10": "HTN"}
-    )
-    assert source is not None
-    place = {row: i for i, row in enumerate(source.codes.tolist())}
-    row = dict(zip(union.codes, union.row.tolist(), strict=True))
-    vector = {code: source.matrix[place[r]] for code, r in row.items() if r in place}
-    assert set(vector) == set(union.codes)
+    titles = {"ICD10CM:J45": "Asthma", "ICD10CM:I10": "HTN"}
+    found = named_codes(releases, rules, encoder=encoder, titles=titles).rows(union)
+    vector = dict(zip(union.codes, found[union.row], strict=True))
     for code in ("ICD9CM:493", "SOUTH:a"):
         np.testing.assert_allclose(vector[code], vector["ICD10CM:J45"], atol=1e-6)
-    assert row["SOUTH:b"] == row["ICD10CM:I10"]
-    np.testing.assert_allclose(np.linalg.norm(source.matrix, axis=1), 1.0)
+    np.testing.assert_array_equal(vector["SOUTH:b"], vector["ICD10CM:I10"])
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1.0)
+
+
+def test_no_site_can_rename_a_code_that_has_a_title() -> None:
+    encoder, rules = open_encoder(spec().text), spec()
+    plain = made("north", ["ICD10CM:J45", "ICD10CM:I10"])
+    hostile = with_parts(
+        plain,
+        texts=("Fracture of femur", ""),
+        view=SourceView("text", np.array([0]), np.eye(1, encoder.dim, dtype=np.float32)),
+    )
+    titles = {"ICD10CM:J45": "Asthma"}
+    one, other = (named_codes([r], rules, encoder=encoder, titles=titles) for r in (plain, hostile))
+    assert one.codes == other.codes == ("ICD10CM:J45",)
+    np.testing.assert_array_equal(one.matrix, other.matrix)
 
 
 def test_a_standard_code_lends_its_title_to_codes_anchored_to_it() -> None:
     releases = [made("south", ["SOUTH:a", "ICD10CM:J45"], {"SOUTH:a": "ICD10CM:I10"})]
     union = build_union(releases, standard="ICD10CM")
     encoder = open_encoder(spec().text)
-    source = text_source(releases, union, spec(), encoder=encoder, titles={"ICD10CM:I10": "Hypertension"})
-    assert source is not None
-    assert source.codes.tolist() == [dict(zip(union.codes, union.row.tolist(), strict=True))["SOUTH:a"]]
-    assert text_source(releases, union, spec(), encoder=encoder, titles={}) is None
+    found = named_codes(releases, spec(), encoder=encoder, titles={"ICD10CM:I10": "Hypertension"}).rows(union)
+    row = dict(zip(union.codes, union.row.tolist(), strict=True))
+    assert found[row["SOUTH:a"]].any()
+    assert not found[row["ICD10CM:J45"]].any()
+    assert not named_codes(releases, spec(), encoder=encoder, titles={}).rows(union).any()
 
 
 def test_a_view_of_other_dimensions_is_refused() -> None:
     view = SourceView("text", np.array([0]), np.ones((1, 4), dtype=np.float32))
     releases = [with_parts(made("north", ["ICD10CM:A", "ICD10CM:B"]), view=view)]
-    union = build_union(releases, standard="ICD10CM")
     with pytest.raises(FitError, match=r"text view of site north has 4 dimensions, the study's has 16"):
-        text_source(releases, union, spec(), encoder=open_encoder(spec().text), titles={})
+        named_codes(releases, spec(), encoder=open_encoder(spec().text), titles={})
 
 
 def test_titles_of_a_table_and_of_a_folder(tmp_path: Path) -> None:

@@ -1,0 +1,209 @@
+"""From sources to vectors, clusters and ranked candidates: the study's method on one union vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from coordinator.knowledge.build import Build
+from coordinator.knowledge.relations import RowRelations, prior_of, relations_of, standard_anchors
+from coordinator.linking import gather, self_train
+from coordinator.mapping import Ranking, rank_linked, rank_nearest
+from coordinator.model import SmileFit, Source, fit_smile
+from coordinator.model.choose import choose_clusters
+from coordinator.model.factor import Index
+from coordinator.model.noise import whiten_sources
+from coordinator.model.prior import Membership, anchored_prior
+from coordinator.model.rivals import svd_embedding
+from coordinator.model.twostage import Means, cluster_means, first_stage
+from coordinator.poisoning.influence import site_of, speaking
+from coordinator.ranking import default_fusion
+from coordinator.text_view import NamedCodes
+from coordinator.union import UnionVocabulary, patient_shares, sources
+from protocol.release import VerifiedRelease
+from protocol.study import StudySpec
+
+Progress = Callable[[str, float], None]
+_CANDIDATES = 20
+MOST_CELLS = 50_000_000  # local codes times standard codes; each takes about 60 bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Supplement:
+    """What there is beside the sources.
+
+    Attributes:
+        knowledge: pairs of codes (`coordinator knowledge build`).
+        names: what the codes are called, as vectors; the variational fit does without.
+    """
+
+    knowledge: Build | None = None
+    names: NamedCodes | None = None
+
+
+NOTHING = Supplement()
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """A fit and the candidates of each of its rows."""
+
+    fit: SmileFit
+    ranking: Ranking
+
+
+def estimate(
+    releases: Sequence[VerifiedRelease],
+    union: UnionVocabulary,
+    study: StudySpec,
+    dim: int,
+    supplement: Supplement = NOTHING,
+    progress: Progress | None = None,
+) -> Estimate:
+    """Fit the union vocabulary and rank each row's candidates.
+
+    Args:
+        releases: the admitted ones.
+        union: of them.
+        study: `fit` says how.
+        dim: latent dimensions.
+        supplement: what else is known.
+        progress: told the step and the share done.
+
+    Raises:
+        FitError: the sites cannot be aligned.
+    """
+    tell = progress or (lambda _step, _share: None)
+    data = sources(releases, union)
+    relations = None if supplement.knowledge is None else relations_of(supplement.knowledge, union)
+    if study.fit.method == "variational":
+        fit = _variational(data, union, study, dim, relations, tell)
+        return Estimate(fit, rank_nearest(fit.embedding, _standard(union), row_categories(union, study)))
+    known = None if relations is None else relations.known
+    names = None if supplement.names is None else supplement.names.rows(union)
+    return _two_stage(releases, data, union, study, dim, names, known, tell)
+
+
+def row_categories(union: UnionVocabulary, study: StudySpec) -> Index:
+    """(n_rows,) the category of each row's codes, numbered; of several, that of the code that sorts last."""
+    category = {system.prefix: system.category for system in study.code_systems}
+    numbers = {name: number for number, name in enumerate(sorted(set(category.values())))}
+    found = np.zeros(union.n_rows, dtype=np.intp)
+    for row, code in [*zip(union.row, union.codes, strict=True), *union.standard.items()]:
+        found[row] = numbers[category[code.split(":", 1)[0]]]
+    return found
+
+
+def cluster_candidates(union: UnionVocabulary, categories: Index) -> dict[int, list[int]]:
+    """Numbers of clusters to choose from: from a third of a category's standard codes to all of them.
+
+    A silhouette has one peak at the synonyms and others at the chapters of medicine; the standard codes tell which
+    peak is meant.
+    """
+    standard = categories[np.fromiter(union.standard, dtype=np.intp, count=len(union.standard))]
+    found = {}
+    for category in np.unique(categories):
+        size, count = int(np.sum(categories == category)), max(int(np.sum(standard == category)), 3)
+        grid = np.geomspace(min(count / 3, size), min(count, size), _CANDIDATES)
+        found[int(category)] = np.unique(np.round(grid).astype(int)).tolist()
+    return found
+
+
+def _two_stage(
+    releases: Sequence[VerifiedRelease],
+    data: Sequence[Source],
+    union: UnionVocabulary,
+    study: StudySpec,
+    dim: int,
+    names: NDArray[np.float64] | None,
+    known: sp.csr_array | None,
+    tell: Progress,
+) -> Estimate:
+    """Latent means of self-trained loadings, their clusters, and candidates by all clues.
+
+    Each local code joins the cluster of its first candidate: more speaks for that than its latent vector.
+    """
+    heard, categories = speaking(union, data), row_categories(union, study)
+    joins, standard = None, _standard(union)
+    if 0 < (union.n_rows - len(standard)) * len(standard) <= MOST_CELLS:
+        clues = gather(
+            data,
+            union.n_rows,
+            standard,
+            patient_shares(releases, union, data),
+            names,
+            sites=[union.sites.index(site_of(source)) for source in data],
+            categories=categories,
+            known=known,
+        )
+        linked = self_train(
+            data, union.n_rows, clues, dim, default_fusion(clues.names), speaks=heard, progress=tell
+        )
+        found = linked.latent
+        means = Means(found.vectors(), found.noise, found.bound, found.warnings)
+        ranking = rank_linked(linked, means.embedding, standard, categories)
+        first = ranking.rows[:, 0]
+        joins = np.where(first >= 0, first, np.arange(union.n_rows))
+    else:
+        means = first_stage(data, n_codes=union.n_rows, dim=dim, speaks=heard, progress=tell)
+        ranking = rank_nearest(means.embedding, standard, categories)
+    fit = cluster_means(
+        means,
+        n_clusters=min(study.fit.clusters, union.n_rows) or None,
+        categories=categories,
+        candidates=cluster_candidates(union, categories),
+        joins=joins,
+        seed=study.fit.seed,
+        progress=tell,
+    )
+    return Estimate(fit, ranking)
+
+
+def _standard(union: UnionVocabulary) -> Index:
+    return np.array(sorted(union.standard), dtype=np.intp)
+
+
+def _variational(
+    data: Sequence[Source],
+    union: UnionVocabulary,
+    study: StudySpec,
+    dim: int,
+    relations: RowRelations | None,
+    tell: Progress,
+) -> SmileFit:
+    """The joint fit, with the pairs and the prior that knowledge gives."""
+    most, seed, categories = study.fit.iterations, study.fit.seed, row_categories(union, study)
+    given = min(study.fit.clusters, union.n_rows) or None
+    white = whiten_sources(data, union.n_rows, dim)
+    prior = None
+    if given is None:
+        chosen = choose_clusters(
+            svd_embedding(white, union.n_rows, dim),
+            categories,
+            candidates=cluster_candidates(union, categories),
+            seed=seed,
+        )
+        of_cluster = np.repeat([c.category for c in chosen], [c.n_clusters for c in chosen])
+        given = len(of_cluster)
+        if relations is None:
+            prior = anchored_prior(Membership(np.full(union.n_rows, -1), categories, of_cluster))
+        else:
+            anchors = standard_anchors(union, categories, of_cluster)
+            prior = prior_of(relations, categories, of_cluster, anchors=anchors)
+    return fit_smile(
+        white,
+        n_codes=union.n_rows,
+        n_clusters=given,
+        dim=dim,
+        prior=prior,
+        similar=None if relations is None else relations.similar,
+        related=None if relations is None else relations.related,
+        seed=seed,
+        iterations=most,
+        exponent=1.0,
+        progress=lambda i, _bound: tell(f"iteration {i + 1}", min((i + 1) / (3 * most), 1.0)),
+    )
