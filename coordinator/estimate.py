@@ -139,6 +139,7 @@ def _two_stage(
             sites=[union.sites.index(site_of(source)) for source in data],
             categories=categories,
             known=known,
+            speaks=heard,
         )
         linked = self_train(
             data, union.n_rows, clues, dim, default_fusion(clues.names), speaks=heard, progress=tell

@@ -45,7 +45,7 @@ class Clues:
         standard: (m,) rows with one that some site released: the candidates.
         group: (n,) which sites hold each local row, as a number: codes of one group exclude each other.
         links: for each group, by how many rows the least linked of its sites is tied to the others.
-        known_gap: (k,) differences of log share between sites that hold the same row.
+        known_gap: for each group (k,) differences of log share between its sites' codes and the same codes elsewhere.
         support: (n,) and (m,) log share of patients.
         fixed: features that need no alignment, name -> (n, m).
         apart: (n, m) pairs of codes of different categories, which cannot mean the same; None where there is one category.
@@ -55,10 +55,18 @@ class Clues:
     standard: Index
     group: Index
     links: Index
-    known_gap: Array
+    known_gap: tuple[Array, ...]
     support: tuple[Array, Array]
     fixed: Mapping[str, Array]
     apart: NDArray[np.bool_] | None = None
+
+    def support_ratio(self, matched: Array) -> Array:
+        """(n, m) `ranking.support_ratio` of each group by itself: a site's counts decide nothing of another site's codes."""
+        found, (one, other) = np.zeros(matched.shape), self.support
+        for g, gaps in enumerate(self.known_gap):
+            rows = np.flatnonzero(self.group == g)
+            found[rows] = support_ratio(one[rows], other, gaps, matched[rows])
+        return found
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -104,8 +112,11 @@ def gather(
     sites: Sequence[int] | None = None,
     categories: Index | None = None,
     known: sp.csr_array | None = None,
+    speaks: Sequence[NDArray[np.bool_]] | None = None,
 ) -> Clues:
     """Clues of every local row and candidate.
+
+    Law: what a source that does not speak for a candidate says of it changes no feature but its own codes' support.
 
     Args:
         sources: of the fit.
@@ -118,16 +129,20 @@ def gather(
         categories: (n_rows,) what kind of thing each row's codes are; one for all without it.
         known: (n_rows, n_rows) symmetric: how surely two rows' codes are known to mean the same, in (0, 1], or known
             not to, in [-1, 0); None without any.
+        speaks: for each source, which of its rows say what their codes are, as for `fit_two_stage`; all without it.
     """
     sites = range(len(sources)) if sites is None else sites
+    heard = [np.ones(len(source.codes), dtype=bool) for source in sources] if speaks is None else speaks
     held = np.zeros((n_rows, max(sites) + 1), dtype=bool)
-    log_share = np.zeros(held.shape)
+    said, log_share = np.zeros(held.shape, dtype=bool), np.zeros(held.shape)
     views, shape = np.zeros(n_rows), np.zeros((n_rows, N_PROFILE))
     for s, (source, site) in enumerate(zip(sources, sites, strict=True)):
         held[source.codes, site] = True
         log_share[source.codes, site] = np.log(share[s])
-        shape[source.codes] += profile(source.matrix)
-        views[source.codes] += 1
+        rows = source.codes[heard[s]]
+        said[rows, site] = True
+        shape[rows] += profile(source.matrix)[heard[s]]
+        views[rows] += 1
     count = held.sum(axis=1)
     is_standard = np.zeros(n_rows, dtype=bool)
     is_standard[standard] = True
@@ -140,27 +155,30 @@ def gather(
         fixed["known"] = known[local][:, target].toarray()
     patterns, group = np.unique(held[local], axis=0, return_inverse=True)
     ties = held[count > 1].sum(axis=0)
-    mean_share = log_share.sum(axis=1) / np.maximum(count, 1)
+    mean_share = (log_share * said).sum(axis=1) / np.maximum(said.sum(axis=1), 1)
+    gaps = _gaps(held, said, log_share)
     return Clues(
         local=local,
         standard=target,
         group=group.reshape(-1),
         links=np.array([ties[pattern].min() for pattern in patterns], dtype=np.intp),
-        known_gap=_gaps(held, log_share),
+        known_gap=tuple(np.concatenate([gaps[s] for s in np.flatnonzero(pattern)]) for pattern in patterns),
         support=(mean_share[local], mean_share[target]),
         fixed=fixed,
         apart=None if categories is None else categories[local][:, None] != categories[target][None],
     )
 
 
-def _gaps(held: NDArray[np.bool_], log_share: Array) -> Array:
-    """For each site, how far the shares of its codes are from their mean at the sites before it."""
+def _gaps(held: NDArray[np.bool_], said: NDArray[np.bool_], log_share: Array) -> list[Array]:
+    """For each site, how far the shares of its codes are from their mean at the other sites that speak for them."""
     found = []
-    for s in range(1, held.shape[1]):
-        before = held[:, :s].sum(axis=1)
-        both = held[:, s] & (before > 0)
-        found.append(log_share[both, s] - log_share[both, :s].sum(axis=1) / before[both])
-    return np.concatenate(found) if found else np.empty(0)
+    for s in range(held.shape[1]):
+        others = said.copy()
+        others[:, s] = False
+        number = others.sum(axis=1)
+        both = held[:, s] & (number > 0)
+        found.append(log_share[both, s] - (log_share[both] * others[both]).sum(axis=1) / number[both])
+    return found
 
 
 def self_train(
@@ -194,7 +212,7 @@ def self_train(
     tell = progress or (lambda _step, _share: None)
     pairs = np.empty((0, 2), dtype=np.intp)
     weights = np.zeros((len(clues.local), len(clues.standard)))
-    features = dict(clues.fixed) | {"support": support_ratio(*clues.support, clues.known_gap, weights)}
+    features = dict(clues.fixed) | {"support": clues.support_ratio(weights)}
     bare = np.flatnonzero(clues.links < dim)
     if len(bare):
         start = _start(sources, clues, features, fusion, bare)
@@ -204,7 +222,7 @@ def self_train(
         joined = join(n_rows, pairs)
         found = latent(sources, joined, dim, speaks)
         features["latent"] = same_meaning(found, clues.local, clues.standard)
-        features["support"] = support_ratio(*clues.support, clues.known_gap, weights)
+        features["support"] = clues.support_ratio(weights)
         score = clues.score(fusion, features)
         if turn < rounds - 1:
             pairs, weights = _matches(score, clues, np.arange(len(clues.links)))

@@ -27,6 +27,7 @@ _NEAREST = 10
 N_PROFILE = len(_QUANTILES) + _NEAREST
 _BLOCK = 500  # rows whose cosines with all others are formed at once
 _PROFILE_AXES = 5
+_PRIOR_MATCHES, _PRIOR_GAP = 5.0, 0.2
 _RATIO_FLOOR = 0.05  # scale of the log ratio of supports that rounding of counts alone explains
 
 
@@ -77,13 +78,12 @@ def support_ratio(one: Array, other: Array, gaps: Array, matched: Array) -> Arra
         one: (n,) log share of patients with the code.
         other: (m,).
         gaps: (k,) differences of log share of codes that are known to be one.
-        matched: (n, m) weights of probable matches; with neither, the scale is .25.
+        matched: (n, m) weights of probable matches. Before any, the scale is .25, and that counts as five matches.
     """
     difference = one[:, None] - other[None]
-    weight = float(matched.sum()) + len(gaps)
-    total = float(np.sum(matched * np.abs(difference)) + np.abs(gaps).sum())
-    scale = total / weight if weight else 0.2
-    scale += _RATIO_FLOOR
+    weight = float(matched.sum()) + len(gaps) + _PRIOR_MATCHES
+    total = float(np.sum(matched * np.abs(difference)) + np.abs(gaps).sum()) + _PRIOR_MATCHES * _PRIOR_GAP
+    scale = total / weight + _RATIO_FLOOR
     variance = max(float(difference.var()), _RATIO_FLOOR**2)
     any_pair = -((difference - difference.mean()) ** 2) / (2 * variance) - np.log(2 * np.pi * variance) / 2
     return np.asarray(-np.abs(difference) / scale - np.log(2 * scale) - any_pair)

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from coordinator.model import Source
 from coordinator.poisoning.agreement import Array, correlation, profiles
 from coordinator.union import UnionVocabulary
-from protocol.release import SourceView, VerifiedRelease, describe, view_arrays
+from protocol.release import CODE_PATIENTS, SourceView, VerifiedRelease, describe, view_arrays
 
 
 def speaking(union: UnionVocabulary, data: Sequence[Source]) -> list[npt.NDArray[np.bool_]]:
@@ -52,6 +52,10 @@ def site_of(source: Source) -> str:
     return source.name.partition("/")[0]
 
 
+_FEW_COUNTS = 30  # codes below which a correlation of counts says little
+_EQUAL_COUNTS = 0.1  # standard deviation of log counts below which there is nothing to compare
+
+
 class Drift(NamedTuple):
     """How far a release is from the site's last one.
 
@@ -59,11 +63,13 @@ class Drift(NamedTuple):
         r: correlation of the cosines among all codes of both; 1 for the same release, 0 where they have none in common.
         codes: the codes of both.
         rows: for each of them the correlation of its own cosines.
+        counts: correlation of the log patient counts of the codes that both releases hold; 1 where they are too few.
     """
 
     r: float
     codes: tuple[str, ...]
     rows: Array
+    counts: float = 1.0
 
 
 def drift(now: VerifiedRelease, before: VerifiedRelease) -> Drift:
@@ -79,9 +85,19 @@ def drift(now: VerifiedRelease, before: VerifiedRelease) -> Drift:
             continue
         one, two = unit(view.matrix[i]), unit(other.matrix[j])
         found.append(Drift(correlation(one, two)[0], codes, profiles(one, two)))
-    if not found:
-        return Drift(0.0, (), np.zeros(0))
-    return min(found, key=lambda d: d.r)
+    least = min(found, key=lambda d: d.r) if found else Drift(0.0, (), np.zeros(0))
+    return least._replace(counts=_count_correlation(now, before))
+
+
+def _count_correlation(now: VerifiedRelease, before: VerifiedRelease) -> float:
+    here, there = (dict(zip(r.manifest.codes, r.arrays[CODE_PATIENTS], strict=True)) for r in (now, before))
+    common = sorted(here.keys() & there.keys())
+    # A count that was rounded to nothing counts as half a step.
+    least = max(now.manifest.policy.margin_rounding / 2, 1.0)
+    one, other = (np.log(np.maximum([side[c] for c in common], least)) for side in (here, there))
+    if len(common) < _FEW_COUNTS or min(one.std(), other.std()) < _EQUAL_COUNTS:
+        return 1.0
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def hold(now: VerifiedRelease, before: VerifiedRelease, codes: Collection[str]) -> VerifiedRelease:

@@ -33,6 +33,8 @@ MANY_CODES = 8
 """Times the other sites' median number of codes, from which a code list is a flood."""
 MANY_ROWS = 0.05
 """Share of doubtful codes from which the site itself is doubtful."""
+STEADY_COUNTS = 0.5
+"""Correlation of log patient counts with the last release, below which these count something else; honest ones had .91 to .94."""
 CHANGED = 0.6
 """Agreement of a release with the site's last one, below which the new one is rejected."""
 
@@ -203,6 +205,12 @@ def _as_reference(verdict: SiteVerdict, round_: Beside, out: Collection[str]) ->
 
 
 def _beside_its_last(verdict: SiteVerdict, moved: Drift) -> SiteVerdict:
+    if moved.counts < STEADY_COUNTS:
+        reason = (
+            "Its patient counts have little to do with those of the site's last release (correlation of logarithms "
+            f"{moved.counts:.2f})."
+        )
+        verdict = _worse(verdict, "rejected", reason)
     if not moved.r < CHANGED:
         return verdict
     reason = (

@@ -291,6 +291,19 @@ def copied(releases: Releases, attacker: int, rng: np.random.Generator) -> Relea
     return releases
 
 
+def false_counts(releases: Releases, attacker: int, rng: np.random.Generator) -> Releases:
+    """Patient counts in another order: the vectors are honest."""
+    release = releases[attacker]
+    arrays = dict(release.arrays)
+    arrays[CODE_PATIENTS] = rng.permutation(arrays[CODE_PATIENTS])
+    releases[attacker] = replace(
+        release,
+        manifest=release.manifest.model_copy(update={"arrays": describe(arrays)}),
+        arrays=MappingProxyType(arrays),
+    )
+    return releases
+
+
 def flooded(times: int) -> Attack:
     """So many times more codes, each between two of the attacker's own."""
 

@@ -47,6 +47,7 @@ SCENARIOS: dict[str, b.Attack] = {
     "blend .25, permuted rows": b.blend(0.25, permuted=True),
     "blend .5": b.blend(0.5),
     "blend .75": b.blend(0.75),
+    "false patient counts": b.false_counts,
     "copy of another site": b.copied,
     f"{FLOOD} times the codes": b.flooded(FLOOD),
     "twenty times the codes": b.flooded(20),

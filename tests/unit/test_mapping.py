@@ -20,7 +20,7 @@ def linked(score: np.ndarray, n_standard: int) -> Linked:
     """Rows 0 .. n_standard - 1 are standard, the others local, with these scores."""
     n, m = score.shape
     assert m == n_standard
-    clues = Clues(np.arange(m, m + n), np.arange(m), np.zeros(n, np.intp), NONE, NONE, (NONE, NONE), {})
+    clues = Clues(np.arange(m, m + n), np.arange(m), np.zeros(n, np.intp), NONE, (), (NONE, NONE), {})
     latent = Latent(np.zeros((m + n, 2)), np.zeros((1, 2, 2)), np.zeros(m + n, np.intp), (), (), ())
     return Linked(latent, {}, score, clues, np.arange(m + n), np.empty((0, 2), np.intp))
 
