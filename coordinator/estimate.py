@@ -29,6 +29,7 @@ from protocol.study import StudySpec
 
 Progress = Callable[[str, float], None]
 _CANDIDATES = 20
+_ROUNDS = 6
 MOST_CELLS = 50_000_000  # local codes times standard codes; each takes about 60 bytes
 
 
@@ -82,7 +83,9 @@ def estimate(
     relations = None if supplement.knowledge is None else relations_of(supplement.knowledge, union)
     if study.fit.method == "variational":
         fit = _variational(data, union, study, dim, relations, tell)
-        return Estimate(fit, rank_nearest(fit.embedding, _standard(union), row_categories(union, study)))
+        known = None if relations is None else relations.known
+        kinds = row_categories(union, study)
+        return Estimate(fit, rank_nearest(fit.embedding, _standard(union), kinds, known))
     known = None if relations is None else relations.known
     names = None if supplement.names is None else supplement.names.rows(union)
     return _two_stage(releases, data, union, study, dim, names, known, tell)
@@ -142,7 +145,14 @@ def _two_stage(
             speaks=heard,
         )
         linked = self_train(
-            data, union.n_rows, clues, dim, default_fusion(clues.names), speaks=heard, progress=tell
+            data,
+            union.n_rows,
+            clues,
+            dim,
+            default_fusion(clues.names),
+            speaks=heard,
+            rounds=_ROUNDS if study.fit.weak_pairs else 1,
+            progress=tell,
         )
         found = linked.latent
         means = Means(found.vectors(), found.noise, found.bound, found.warnings)
@@ -151,7 +161,7 @@ def _two_stage(
         joins = np.where(first >= 0, first, np.arange(union.n_rows))
     else:
         means = first_stage(data, n_codes=union.n_rows, dim=dim, speaks=heard, progress=tell)
-        ranking = rank_nearest(means.embedding, standard, categories)
+        ranking = rank_nearest(means.embedding, standard, categories, known)
     fit = cluster_means(
         means,
         n_clusters=min(study.fit.clusters, union.n_rows) or None,

@@ -125,7 +125,7 @@ def _union(releases: Sequence[VerifiedRelease], study: StudySpec, screening: Scr
         releases,
         standard=study.standard,
         reviewed=screening.reviewed,
-        require_links=study.fit.method != "two-stage",
+        require_links=study.fit.method != "two-stage" or not study.fit.weak_pairs,
     )
 
 

@@ -214,7 +214,7 @@ def self_train(
     weights = np.zeros((len(clues.local), len(clues.standard)))
     features = dict(clues.fixed) | {"support": clues.support_ratio(weights)}
     bare = np.flatnonzero(clues.links < dim)
-    if len(bare):
+    if len(bare) and rounds > 1:
         start = _start(sources, clues, features, fusion, bare)
         pairs, weights = _matches(start, clues, bare, _EARLY_SLACK, _EARLY_LEAST)
     for turn in range(rounds):

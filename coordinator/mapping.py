@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse as sp
 from scipy.special import logsumexp
 
 from coordinator.linking import NEVER, Linked
@@ -19,6 +20,7 @@ from coordinator.union import UnionVocabulary
 
 N_ALTERNATIVES = 5
 _MOST_ODDS = 50.0
+_OWN = 3.0  # above any cosine with a known pair's weight
 _BLOCK = 2_000  # rows whose cosines are formed at once
 
 
@@ -85,7 +87,7 @@ class Ranking(NamedTuple):
     Attributes:
         rows: int (n_rows, 1 + N_ALTERNATIVES) rows with a standard code, the first best; -1 where there are no more.
         strength: (n_rows,) how much more speaks for the first candidate than for the others: log odds of it against all
-            others (`rank_linked`), or its cosine (`rank_nearest`).
+            others (`rank_linked`), or its cosine and known weight (`rank_nearest`).
     """
 
     rows: npt.NDArray[np.int64]
@@ -130,13 +132,17 @@ def rank_nearest(
     embedding: npt.NDArray[np.float64],
     standard: npt.NDArray[np.intp],
     categories: npt.NDArray[np.intp],
+    known: sp.csr_array | None = None,
 ) -> Ranking:
     """Candidates by cosine among the standard codes of a row's category; a row with a standard code is its own.
+
+    The weight of a known pair is added to its cosine, so that a sure one comes first.
 
     Args:
         embedding: (n_rows, d) unit rows.
         standard: increasing rows with a standard code.
         categories: (n_rows,) category of each row.
+        known: (n_rows, n_rows) weights of known pairs, below zero for pairs known to differ; None without any.
     """
     n_rows = len(embedding)
     rows = np.full((n_rows, 1 + N_ALTERNATIVES), -1, dtype=np.int64)
@@ -151,11 +157,14 @@ def rank_nearest(
         for low in range(0, len(members), _BLOCK):
             some = members[low : low + _BLOCK]
             cosine = embedding[some] @ embedding[targets].T
+            if known is not None:
+                cosine += known[some][:, targets].toarray()
             # A standard code comes first among its own candidates, however near another may be.
-            cosine[some[:, None] == targets[None]] = 2.0
+            cosine[some[:, None] == targets[None]] = _OWN
             order = _first(cosine, min(1 + N_ALTERNATIVES, len(targets)))
             rows[some, : order.shape[1]] = targets[order]
-            strength[some] = np.minimum(np.take_along_axis(cosine, order[:, :1], axis=1)[:, 0], 1.0)
+            best = np.take_along_axis(cosine, order[:, :1], axis=1)[:, 0]
+            strength[some] = np.where(best == _OWN, 1.0, best)
     return Ranking(rows, strength)
 
 

@@ -111,6 +111,18 @@ def test_the_variational_fit_needs_links() -> None:
         fit_releases(consortium(0), changed)
 
 
+def test_weak_pairs_can_be_left_out() -> None:
+    fit = spec().fit.model_copy(update={"weak_pairs": False})
+    plain = spec().model_copy(update={"fit": fit})
+    gains = []
+    for seed in range(3):
+        releases = consortium(15, seed=seed)
+        gains.append(right(fit_releases(releases, spec())) - right(fit_releases(releases, plain)))
+    assert np.mean(gains) > 0.0
+    with pytest.raises(FitError, match="No code and no anchor links"):
+        fit_releases(consortium(0), plain)
+
+
 def test_known_pairs_are_believed_and_their_opposites_too() -> None:
     releases, plain = consortium(15), Background()
     wrong = [r for r in fit_releases(releases, spec(), background=plain).mappings.rows if not r.given]
@@ -126,6 +138,17 @@ def test_known_pairs_are_believed_and_their_opposites_too() -> None:
         for r in fit_releases(releases, spec(), background=Background(denied)).mappings.rows
     }
     assert np.mean([other[r.code] != r.standard_code for r in missed]) > 0.6
+
+
+def test_known_pairs_reach_the_variational_fit() -> None:
+    fit = spec().fit.model_copy(update={"method": "variational", "iterations": 5})
+    told = pairs(*((f"SOUTH:{i}", f"ICD10CM:{i}", True, 1.0) for i in range(24, N)))
+    found = fit_releases(consortium(24), spec().model_copy(update={"fit": fit}), background=Background(told))
+    right_ = [
+        r.standard_code == LOCAL[r.code] for r in found.mappings.rows if not r.given and r.code in LOCAL
+    ]
+    assert len(right_) == N - 24
+    assert np.mean(right_) > 0.95
 
 
 def test_titles_find_what_vectors_do_not() -> None:
