@@ -23,7 +23,8 @@ MEMORY = 2 * 2**30
 _BYTES_A_PAIR = 48  # 8 in the pool, at worst 24 in the result; the rest for the tables, the largest bucket and waiting parts
 _BUCKET_BITS = 8  # buckets as a power of two: a cache line and a memory page of each stay at hand
 _SPANS = 32  # ranges of buckets that threads take in turn
-_PARTS = 8  # counts of chunks that wait to be added
+_PARTS = 8  # counts of chunks that wait to be added, at most
+_BYTES_A_CELL = 20
 _WHOLE_HISTORY = -1
 _NO_LIMIT = 2**62
 _MOST_PAIRS = 2**31 - 1  # of a chunk: a cell's number fits 32 bits
@@ -60,7 +61,8 @@ def count_pairs(
         max_events_per_patient: a patient with more distinct events counts with this many of the most recent
             ones (of the last day that is cut, the highest codes); None for no cap.
         threads: that count at the same time, by patients and then by codes; the machine's cores if None.
-        memory: bytes that the counting may take beside the events and the result.
+        memory: bytes that the counting may take beside the events, the result, and the result so far while more is
+            added to it.
 
     The rows may come in any order; rows already sorted by patient and day save the sort. Events that do not fit in
     memory are counted one batch of whole patients at a time, and the counts added (`site_agent.counting`).
@@ -147,7 +149,8 @@ def _count(columns: _Columns, rule: _Rule) -> PairCounts:
                 )
                 parts.append(_count_one(executor, columns, rule, pool, int(at[t]), stop))
                 at[t] = stop
-            if len(parts) >= _PARTS:
+            waiting = sum(part.events.nnz for part in parts[1:]) * _BYTES_A_CELL
+            if len(parts) >= _PARTS or waiting > rule.pages * PAGE * _BYTES_A_PAIR // 4:
                 parts = [add_counts(parts, threads=rule.threads)]
     return parts[0] if len(parts) == 1 else add_counts(parts, threads=rule.threads)
 
