@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coordinator import cli_knowledge, cli_research, cli_sites, cli_sum, rounds, setup
+from coordinator import cli_knowledge, cli_research, cli_sites, cli_study, cli_sum, rounds, setup
 from coordinator.cli_options import HERE, HomeOption, JsonOption
 from coordinator.config import Home
 from coordinator.exports import FORMATS, export_release
@@ -36,6 +36,7 @@ PollOption = Annotated[float, typer.Option(min=0.2, help="Seconds between two lo
 RoundArgument = Annotated[str, typer.Argument(help="The round's name.")]
 cli_sites.add_to(app)
 app.add_typer(cli_knowledge.app, name="knowledge")
+app.add_typer(cli_study.app, name="study")
 app.add_typer(cli_sum.sum_app, name="sum")
 
 

@@ -21,7 +21,7 @@ from coordinator.union import UnionVocabulary, build_union
 from protocol.arrays import decode_arrays, encode_arrays
 from protocol.errors import FitError, RoundError
 from protocol.files import write_atomic
-from protocol.release import TEXT, VerifiedRelease
+from protocol.release import VerifiedRelease
 from protocol.study import StudySpec
 
 
@@ -46,12 +46,13 @@ class Harmonized:
 
 
 def fit_dim(releases: Sequence[VerifiedRelease], study: StudySpec) -> int:
-    """The study's latent dimension, or three fifths of the smallest dimension that a site released.
+    """The study's latent dimension, or three fifths of the smallest dimension of a site's co-occurrence view.
 
     A code that one site alone holds tells signal from noise only where that site has more columns than the
     latent space has dimensions.
     """
-    smallest = int(min(v.matrix.shape[1] for r in releases for v in r.views() if v.name != TEXT))
+    # Every code of another view is in this one too, so a narrow view explains no code by itself.
+    smallest = int(min(v.matrix.shape[1] for r in releases for v in r.views() if v.name == "cooccurrence"))
     return max(2, min(study.fit.dim or round(0.6 * smallest), smallest))
 
 

@@ -91,14 +91,25 @@ def _check_rules(manifest: ReleaseManifest, study: StudySpec) -> None:
         or policy.margin_rounding < privacy.margin_rounding
         or policy.sticky_patients < privacy.sticky_patients
         or policy.min_changed_patients < privacy.min_changed_patients
+        or policy.small_site_patients < privacy.small_site_patients
+        or policy.small_site_pair_patients < privacy.small_site_pair_patients
         or policy.max_dim > study.embedding.dim
     ):
         raise ProtocolError(
             f"The release of site {manifest.site} was made with looser floors than the study's"
         )
+    in_force = policy.at(manifest.statistics.patients)
+    if policy != in_force:
+        raise ProtocolError(
+            f"The release of site {manifest.site} was made with the pair floor of a larger site",
+            why=f"with about {manifest.statistics.patients:,} patients a pair needs {in_force.min_pair_patients} of them, "
+            f"and the floor was {policy.min_pair_patients}",
+            do="The site must update site-agent, run preview and approve again",
+        )
     if manifest.statistics.codes_released != len(manifest.codes):
         raise ProtocolError(f"The release of site {manifest.site} miscounts its codes")
     _check_names(manifest, study)
+    _check_views(manifest, study)
     for code in manifest.codes:
         prefix = _prefix_of(code, manifest.site)
         if study.system(prefix).local_to not in {None, manifest.site}:
@@ -107,6 +118,22 @@ def _check_rules(manifest: ReleaseManifest, study: StudySpec) -> None:
         if not anchor.standard.startswith(f"{study.standard}:"):
             raise ProtocolError(
                 f"Site {manifest.site} anchors a code to {anchor.standard}, no {study.standard} code"
+            )
+
+
+def _check_views(manifest: ReleaseManifest, study: StudySpec) -> None:
+    """The co-occurrence view, and others only as the study has them."""
+    dims = {a.name.split("/")[1]: a.shape[1] for a in manifest.arrays if a.name.endswith("/matrix")}
+    if "cooccurrence" not in dims:
+        raise ProtocolError(f"The release of site {manifest.site} has no view of what its codes occur with")
+    for name, dim in sorted(dims.items()):
+        if name not in study.view_dims:
+            raise ProtocolError(
+                f"Site {manifest.site} released the view {name!r}, which the study does not have"
+            )
+        if dim > study.view_dims[name]:
+            raise ProtocolError(
+                f"The view {name!r} of site {manifest.site} has {dim} dimensions, the study allows {study.view_dims[name]}"
             )
 
 

@@ -28,6 +28,7 @@ from coordinator.weak_pairs import (
     soft_matching,
 )
 
+_PROFILED = ("", "cooccurrence")  # cosines of an ontology, or of some other view, are spread otherwise
 NEVER = -1e4  # score of a pair that cannot be
 _LEAST = 0.3  # match probability from which a pair is a weak anchor
 _EARLY_SLACK, _EARLY_LEAST = (
@@ -141,6 +142,8 @@ def gather(
         log_share[source.codes, site] = np.log(share[s])
         rows = source.codes[heard[s]]
         said[rows, site] = True
+        if not _is_profiled(source):
+            continue
         shape[rows] += profile(source.matrix)[heard[s]]
         views[rows] += 1
     count = held.sum(axis=1)
@@ -167,6 +170,10 @@ def gather(
         fixed=fixed,
         apart=None if categories is None else categories[local][:, None] != categories[target][None],
     )
+
+
+def _is_profiled(source: Source) -> bool:
+    return source.name.partition("/")[2] in _PROFILED
 
 
 def _gaps(held: NDArray[np.bool_], said: NDArray[np.bool_], log_share: Array) -> list[Array]:
@@ -238,6 +245,7 @@ def _start(
     score = clues.score(early, features)
     place = np.full(max(int(s.codes.max()) for s in sources) + 1, -1)
     place[clues.standard] = np.arange(len(clues.standard))
+    sources = [source for source in sources if _is_profiled(source)]
     hub = max(sources, key=lambda s: int((place[s.codes] >= 0).sum()))
     at_hub = place[hub.codes]
     for g in groups:

@@ -13,6 +13,8 @@ from coordinator.flower.bundle import bundle_digest, write_bundle
 from coordinator.store import Site, Store
 from protocol.errors import StudyError, UsageError
 from protocol.files import write_atomic
+from protocol.keep.files import FILE as ONTOLOGY
+from protocol.keep.files import read_ontology
 from protocol.keyfile import Passphrase
 from protocol.keylist import VerifiedKeys, verify_key_list
 from protocol.keys import PrivateKeys
@@ -67,17 +69,20 @@ def init_home(
 
     Args:
         folder: new, or empty.
-        study: the study file; copied.
+        study: the study file; copied, with the ontology beside it if the study has one.
         address: host:port under which sites reach this machine.
         listen: interface of the fleet proxy.
         passphrase: protects the coordinator's key, and the key of every round.
 
     Raises:
         UsageError: the folder is not empty, or the address is not host:port.
-        StudyError: the study file is wrong.
+        StudyError: the study file is wrong, or the ontology beside it is another one.
+        DataError: the study has an ontology, and none that can be used lies beside it.
         KeyFileError: the passphrase is too short.
     """
     spec = load_study(study)
+    if spec.ontology.digest:
+        read_ontology(study.with_name(ONTOLOGY), digest=spec.ontology.digest)
     host, colon, port = address.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 < int(port) < 65_536:
         raise UsageError(
@@ -90,6 +95,8 @@ def init_home(
     try:
         home = Home(work)
         shutil.copyfile(study, work / "study.toml")
+        if spec.ontology.digest:
+            shutil.copyfile(study.with_name(ONTOLOGY), work / ONTOLOGY)
         write_atomic(work / "coordinator.toml", f'address = "{address}"\nlisten = "{listen}"\n')
         keys = PrivateKeys.generate()
         keys.save(work / "keys" / "coordinator.key", passphrase)

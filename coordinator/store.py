@@ -88,19 +88,19 @@ class Store:
         try:
             with self.begin() as session:
                 before = session.get(Site, site.name)
-                if before is not None and before.withdrawn is not None:
+                if before is None:
+                    session.add(site)
+                elif before.withdrawn is None:
+                    raise _enrolled(site.name)
+                else:
                     site.accepted_sequence, site.withdrawn, site.known_keys = 0, None, ""
                     site.accepted_digest = site.result_digest = ""
                     site.enrolled = utc_now()
                     session.merge(site)
-                else:
-                    session.add(site)
                 session.flush()
                 session.add(SiteKey(digest=site.public_keys.digest, site=site.name, keys=site.keys))
-        except IntegrityError:
-            raise UsageError(
-                f"Site {site.name!r} is already enrolled", do="Nothing was changed; compare its fingerprint"
-            ) from None
+        except IntegrityError:  # of two commands at once, or keys that another site has
+            raise _enrolled(site.name) from None
 
     def follow_keys(self, name: str, verified: VerifiedKeys, *, now: datetime) -> list[Submission]:
         """Take in a site's key list: its present keys, and which ones it has revoked.
@@ -279,6 +279,10 @@ class Store:
         """Replace a round's signed call."""
         with self.begin() as session:
             session.get_one(Round, name).call = call
+
+
+def _enrolled(name: str) -> UsageError:
+    return UsageError(f"Site {name!r} is already enrolled", do="Nothing was changed; compare its fingerprint")
 
 
 def _careful_sqlite(connection: object, _record: object) -> None:

@@ -8,7 +8,13 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from protocol.canonical import digest
 from protocol.keys import PublicKeys
-from protocol.study import DEFAULT_MIN_CHANGED_PATIENTS, DEFAULT_STICKY_PATIENTS, Identifier
+from protocol.study import (
+    DEFAULT_MIN_CHANGED_PATIENTS,
+    DEFAULT_SMALL_SITE_PAIR_PATIENTS,
+    DEFAULT_SMALL_SITE_PATIENTS,
+    DEFAULT_STICKY_PATIENTS,
+    Identifier,
+)
 from protocol.vocabulary import MAX_CODE_LENGTH
 
 MAX_NAME_LENGTH = 300
@@ -102,6 +108,25 @@ class Policy(Message):
     max_dim: int = Field(ge=2)
     sticky_patients: int = Field(DEFAULT_STICKY_PATIENTS, ge=0)
     min_changed_patients: int = Field(DEFAULT_MIN_CHANGED_PATIENTS, ge=0)
+    small_site_patients: int = Field(DEFAULT_SMALL_SITE_PATIENTS, ge=0)
+    small_site_pair_patients: int = Field(DEFAULT_SMALL_SITE_PAIR_PATIENTS, ge=1)
+
+    def small(self, patients: int) -> bool:
+        """Whether a site may have fewer than `small_site_patients`, by the number that it releases.
+
+        Rounding to a step s adds at most s / 2: a site of fewer is always a small one, one of up to s more can be.
+        """
+        return max(0, patients - self.margin_rounding // 2) < self.small_site_patients
+
+    def at(self, patients: int) -> Policy:
+        """The same with the pair floor in force at a site that releases this number of patients.
+
+        Law: p.at(n).at(n) = p.at(n).
+        """
+        if not self.small(patients):
+            return self
+        floor = max(self.min_pair_patients, self.small_site_pair_patients)
+        return self.model_copy(update={"min_pair_patients": floor})
 
 
 class ReleaseStatistics(Message):

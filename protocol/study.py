@@ -18,11 +18,14 @@ from protocol.vocabulary import IDENTIFIER, PREFIX, Category
 
 Identifier = Annotated[str, StringConstraints(pattern=rf"^{IDENTIFIER.pattern}$")]
 Prefix = Annotated[str, StringConstraints(pattern=rf"^{PREFIX.pattern}$")]
+ViewName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 
 DEFAULT_MIN_CODE_PATIENTS = 20
 DEFAULT_MIN_PAIR_PATIENTS = 11
 DEFAULT_STICKY_PATIENTS = 11
 DEFAULT_MIN_CHANGED_PATIENTS = 1000
+DEFAULT_SMALL_SITE_PATIENTS = 6000
+DEFAULT_SMALL_SITE_PAIR_PATIENTS = 25
 
 
 class _Section(BaseModel):
@@ -108,6 +111,17 @@ class Privacy(_Section):
     min_pair_patients: int = Field(
         DEFAULT_MIN_PAIR_PATIENTS, ge=1, description="Distinct patients that a pair needs to be counted."
     )
+    small_site_patients: int = Field(
+        DEFAULT_SMALL_SITE_PATIENTS,
+        ge=0,
+        description="A site is small if it may have fewer patients than this, by the rounded number that it releases; "
+        "0: none is.",
+    )
+    small_site_pair_patients: int = Field(
+        DEFAULT_SMALL_SITE_PAIR_PATIENTS,
+        ge=1,
+        description="Distinct patients that a pair needs at a small site, if that is more than min_pair_patients.",
+    )
     margin_rounding: int = Field(
         100, ge=1, le=1000, description="Released patient counts are rounded to this."
     )
@@ -135,12 +149,15 @@ class Privacy(_Section):
         low = (
             self.min_code_patients < DEFAULT_MIN_CODE_PATIENTS
             or self.min_pair_patients < DEFAULT_MIN_PAIR_PATIENTS
+            or self.small_site_patients < DEFAULT_SMALL_SITE_PATIENTS
+            or self.small_site_pair_patients < DEFAULT_SMALL_SITE_PAIR_PATIENTS
             or self.sticky_patients < DEFAULT_STICKY_PATIENTS
             or self.min_changed_patients < DEFAULT_MIN_CHANGED_PATIENTS
         )
         if low and not self.public_data:
             raise ValueError(
-                f"floors below {DEFAULT_MIN_CODE_PATIENTS} patients a code, {DEFAULT_MIN_PAIR_PATIENTS} a pair, "
+                f"floors below {DEFAULT_MIN_CODE_PATIENTS} patients a code, {DEFAULT_MIN_PAIR_PATIENTS} a pair "
+                f"({DEFAULT_SMALL_SITE_PAIR_PATIENTS} at a site of fewer than {DEFAULT_SMALL_SITE_PATIENTS:,}), "
                 f"{DEFAULT_STICKY_PATIENTS} a change of a count and {DEFAULT_MIN_CHANGED_PATIENTS:,} a new release "
                 "need public_data = true"
             )
@@ -194,6 +211,17 @@ class Ontology(_Section):
     )
 
 
+class ExtraView(_Section):
+    """A view of the consortium's own making, which a site releases only if its site.toml names the file."""
+
+    name: ViewName = Field(description="The view's name in releases.")
+    digest: str = Field(
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 of the Python file that makes it, so that all sites run the same.",
+    )
+    dim: int = Field(ge=2, le=1024, description="Largest dimension of the view.")
+
+
 class Text(_Section):
     """Names of codes as a view of their own, in one space for all parties; off by default."""
 
@@ -227,6 +255,10 @@ class Fit(_Section):
 
     method: Literal["two-stage", "variational"] = Field(
         "two-stage", description="Factors first and clusters after, or both in one variational fit."
+    )
+    weak_pairs: bool = Field(
+        True,
+        description="Two-stage: whether matches that look sure align the sites once more; without it sites need links.",
     )
     dim: int = Field(
         0, ge=0, le=1024, description="Latent dimension; 0 takes three fifths of the smallest site dimension."
@@ -275,7 +307,9 @@ class StudySpec(_Section):
     sharing: Sharing = Sharing()
     privacy: Privacy = Privacy()
     differential_privacy: DifferentialPrivacy = DifferentialPrivacy()
+    ontology: Ontology = Ontology()
     text: Text = Text()
+    views: tuple[ExtraView, ...] = ()
     fit: Fit = Fit()
 
     @model_validator(mode="after")
@@ -298,6 +332,9 @@ class StudySpec(_Section):
             raise ValueError(
                 f"text.dim is {self.text.dim}, and sites release at most embedding.dim = {self.embedding.dim} dimensions"
             )
+        names = ["cooccurrence", "ontology", "text", *(v.name for v in self.views)]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a view is listed twice; {', '.join(names[:3])} are there already")
         if self.sharing.counts == "summed" and self.sharing.minimum_summed_sites > len(self.sites):
             raise ValueError(
                 f"sharing.minimum_summed_sites is {self.sharing.minimum_summed_sites}, "
@@ -309,6 +346,17 @@ class StudySpec(_Section):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hex."""
         return digest(self)
+
+    @property
+    def view_dims(self) -> dict[str, int]:
+        """The views that a release may hold, and the largest dimension of each."""
+        found = {"cooccurrence": self.embedding.dim}
+        if self.ontology.digest:
+            found["ontology"] = self.ontology.dim
+        if self.text.sites:
+            found["text"] = self.text.dim
+        found |= {view.name: view.dim for view in self.views}
+        return {name: min(dim, self.embedding.dim) for name, dim in found.items()}
 
     def system(self, prefix: str) -> CodeSystem:
         """The code system of a prefix.

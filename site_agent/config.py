@@ -124,6 +124,12 @@ class SitePolicy(_Section):
 
     min_code_patients: int = Field(0, ge=0, description="Distinct patients that a code needs to be released.")
     min_pair_patients: int = Field(0, ge=0, description="Distinct patients that a pair needs to be counted.")
+    small_site_patients: int = Field(
+        0, ge=0, description="With fewer patients than this, this site has the pair floor of a small site."
+    )
+    small_site_pair_patients: int = Field(
+        0, ge=0, description="Distinct patients that a pair needs at a small site."
+    )
     margin_rounding: int = Field(0, ge=0, description="Released patient counts are rounded to this.")
     max_dim: int = Field(0, ge=0, description="Largest embedding dimension that may leave.")
     sticky_patients: int = Field(
@@ -135,6 +141,11 @@ class SitePolicy(_Section):
     names: bool = Field(
         False,
         description="Whether descriptions may leave where the study releases them; off unless set here.",
+    )
+    ontology: bool = Field(
+        True,
+        description="Whether the ontology view leaves where the study has one: a second function of the counts that passed "
+        "the floors.",
     )
     text: bool = Field(
         False,
@@ -197,6 +208,11 @@ class SiteConfig(_Section):
     approval: ApprovalRule = ApprovalRule()
     machine: Machine = Machine()
     network: Network = Network()
+    views: dict[str, str] = Field(
+        {},
+        description="A view of the study's own (`[[views]]`) -> the Python file that makes it, relative to the home folder. It "
+        "runs with the agent's rights, only if it is named here, and only if it has the study's digest.",
+    )
 
 
 @dataclass(frozen=True)
@@ -285,9 +301,9 @@ class Home:
         return self.folder / Path(name).expanduser()
 
     def policy(self) -> Policy:
-        """The floors in force: for each, the higher of the study's and the site's.
+        """The site's floors: for each, the higher of the study's and the site's own.
 
-        A wider rounding and a lower dimension are the stricter ones.
+        A wider rounding and a lower dimension are the stricter ones. `Policy.at` gives those in force at the site's size.
         """
         study, own = self.study, self.config.policy
         return Policy(
@@ -297,4 +313,8 @@ class Home:
             max_dim=min(study.embedding.dim, own.max_dim or study.embedding.dim),
             sticky_patients=max(study.privacy.sticky_patients, own.sticky_patients),
             min_changed_patients=max(study.privacy.min_changed_patients, own.min_changed_patients),
+            small_site_patients=max(study.privacy.small_site_patients, own.small_site_patients),
+            small_site_pair_patients=max(
+                study.privacy.small_site_pair_patients, own.small_site_pair_patients
+            ),
         )

@@ -10,6 +10,8 @@ from pathlib import Path
 from protocol.canonical import digest
 from protocol.errors import StudyError, UsageError
 from protocol.files import write_atomic
+from protocol.keep.files import FILE as ONTOLOGY
+from protocol.keep.files import read_ontology
 from protocol.keyfile import Passphrase
 from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import Enrolment, Invitation
@@ -110,7 +112,7 @@ def init_home(
         folder: new, or empty.
         site: its name in the study.
         invitation: the coordinator's file; copied.
-        study: the study's file; copied.
+        study: the study's file; copied, with the ontology beside it if the study has one.
         system: code system of rows that name none.
         events: the file, or for MEDS and FHIR the folder.
         anchors: the file, if there is one.
@@ -122,7 +124,8 @@ def init_home(
     Raises:
         KeyFileError: the passphrase is too short.
         UsageError: the folder exists, a given file does not, or a kind's place is missing or wrong.
-        StudyError: site, study and invitation do not fit together.
+        StudyError: site, study, ontology and invitation do not fit together.
+        DataError: the study has an ontology, and none that can be used lies beside it.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"The folder {folder} is not empty", do="Name a new folder")
@@ -142,6 +145,8 @@ def init_home(
             do="Ask the coordinator for both files again; all parties must hold the same study",
         )
     spec.system(system)
+    if spec.ontology.digest:
+        read_ontology(study.with_name(ONTOLOGY), digest=spec.ontology.digest)
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".part-"))
     try:
@@ -157,6 +162,8 @@ def init_home(
         )
         write_atomic(work / "site.toml", text)
         shutil.copyfile(study, work / "study.toml")
+        if spec.ontology.digest:
+            shutil.copyfile(study.with_name(ONTOLOGY), work / ONTOLOGY)
         shutil.copyfile(invitation, work / "invitation.json")
         # A wrong address, or one with a password, is refused before anyone copies the file.
         open_source(Home(work))

@@ -7,16 +7,15 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import protocol
 import site_agent
 from protocol.envelope import software_digest
 from protocol.errors import UsageError
-from protocol.release import Release, SourceView
+from protocol.release import Release
 from protocol.study import StudySpec
-from protocol.text import TextEncoder, open_encoder
 from site_agent.cells import Int64s, with_cells
 from site_agent.changes import Fingerprints, Keys, gathered, patient_fingerprints
 from site_agent.comparison import check_before_embedding, counting_rules, differences_from
@@ -33,7 +32,7 @@ from site_agent.gate import (
     sticky_counts,
     suppress,
 )
-from site_agent.names import choose_names, presentable_names
+from site_agent.names import choose_names
 from site_agent.released import keep_candidate, remembered, site_salt
 from site_agent.resources import Resources, resources
 from site_agent.sources import Description, Progress, silent
@@ -41,8 +40,8 @@ from site_agent.sources.anchors import read_anchors
 from site_agent.sources.opening import open_source
 from site_agent.sources.rollup import rollup_of
 from site_agent.staging import Staged, stage
+from site_agent.viewing import more_views, open_views
 from site_agent.views.cooccurrence import cooccurrence_view
-from site_agent.views.text import text_view
 
 
 @dataclass(frozen=True)
@@ -58,6 +57,8 @@ class Prepared:
         n_rows: rows that hold a usable event.
         changed: patients whose events have changed since the last release, rounded, as text; empty for the first release.
         names_undecided: descriptions that wait for a person in `names-to-review.csv`.
+        encoded: code -> name of which the text view holds a vector.
+        notes: why a view that study and site both want is left out, in sentences.
     """
 
     release: Release
@@ -68,6 +69,8 @@ class Prepared:
     n_rows: int
     changed: str = ""
     names_undecided: int = 0
+    encoded: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def agent_digest() -> str:
@@ -244,11 +247,12 @@ def prepare_release(
     Raises:
         DataError: the data cannot be used.
         GateError: the release is refused.
-        StudyError: the data hold a code system that the study does not list, or the study's text encoder is another one.
-        UsageError: another command is at work, or the text encoder's model is missing.
+        StudyError: the data hold a code system that the study does not list; or its text encoder, ontology or the file of a
+            view is another one than the study names.
+        UsageError: another command is at work; or a file or model that a view needs is missing or cannot be used.
     """
     study, policy, machine = home.study, home.policy(), machine or resources(home.config.machine)
-    encoder = text_encoder(home)
+    tools = open_views(home)
     with work_lock(home):
         earlier, rules = remembered(home.folder), counting_rules(home)
         last = earlier[-1].reference() if earlier else None
@@ -269,14 +273,15 @@ def prepare_release(
         )
         released = [shown.codes[r] for r in kept.rows]
         names = choose_names(home, released, found.descriptions)
-        texts, undecided = _text_views(home, released, found.descriptions, encoder)
+        anchors = site_anchors(home)
+        more = more_views(home, tools, kept, shown.codes, anchors=anchors, descriptions=found.descriptions)
         update = {"names_released": len(names.released), "names_withheld": names.withheld}
         kept = replace(kept, statistics=kept.statistics.model_copy(update=update))
         release = make_release(
             kept,
-            (view, *texts),
+            (view, *more.views),
             shown.codes,
-            site_anchors(home),
+            anchors,
             descriptions=names.released,
             policy=policy,
             study=study,
@@ -301,33 +306,10 @@ def prepare_release(
         found.skipped,
         found.n_rows,
         changed=about_patients(differences[-1].patients, policy) if differences else "",
-        names_undecided=max(names.undecided, undecided),
+        names_undecided=max(names.undecided, more.undecided),
+        encoded=more.encoded,
+        notes=more.notes,
     )
-
-
-def text_encoder(home: Home) -> TextEncoder | None:
-    """The study's text encoder; None unless study and site both release text vectors.
-
-    Raises:
-        StudyError: another encoder is installed here than the study names.
-        UsageError: the model is missing or cannot be used.
-    """
-    text, folder = home.study.text, home.config.data.text_model
-    if not (text.sites and home.config.policy.text):
-        return None
-    return open_encoder(text, home.path(folder) if folder else None)
-
-
-def _text_views(
-    home: Home, codes: list[str], descriptions: Mapping[str, Description], encoder: TextEncoder | None
-) -> tuple[tuple[SourceView, ...], int]:
-    """The text view, if one leaves, and how many descriptions wait for a person."""
-    if encoder is None:
-        return (), 0
-    # A vector tells nearly as much as its text: the same rule holds for both.
-    names = presentable_names(home, codes, descriptions)
-    view = text_view(codes, names.released, encoder=encoder, study=home.study)
-    return ((view,) if view else ()), names.undecided
 
 
 def site_anchors(home: Home) -> Mapping[str, str]:

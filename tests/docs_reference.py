@@ -60,8 +60,8 @@ Rules that join fields:
 
 - `standard` names one of the `code_systems`, and not one that is local to a site.
 - No site and no prefix is listed twice; `local_to` names one of the `sites`.
-- `min_code_patients` below 20, `min_pair_patients` or `sticky_patients` below 11, or `min_changed_patients` below 1,000 needs
-  `public_data = true`.
+- `min_code_patients` below 20, `min_pair_patients` or `sticky_patients` below 11, `min_changed_patients` below 1,000,
+  `small_site_patients` below 6,000 or `small_site_pair_patients` below 25 needs `public_data = true`.
 - `release_epsilon` is at most `epsilon`; sites share embeddings, or sums, or both.
 """
 

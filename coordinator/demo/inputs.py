@@ -49,6 +49,13 @@ class Inputs:
     example: str
 
 
+_NOBODY = """
+[privacy]                # nobody can be harmed: these patients were drawn
+public_data = true
+small_site_patients = 0  # so that few of them show what more patients of a real site would
+"""
+
+
 def generated(folder: Path, *, sites: int, patients: int, seed: int) -> Inputs:
     """Draw a consortium into the folder."""
     consortium = generate(folder, sites=sites, patients=patients, seed=seed)
@@ -59,6 +66,7 @@ def generated(folder: Path, *, sites: int, patients: int, seed: int) -> Inputs:
     study = folder / "study.toml"
     study.write_text(
         _study("demo", "A generated consortium", {n: {f.system} for n, f in files.items()}, "ICD10CM")
+        + _NOBODY
     )
     with (folder / "truth.csv").open(encoding="utf-8", newline="") as stream:
         first = next(csv.DictReader(stream))

@@ -23,6 +23,7 @@ from coordinator.model.factor import Array, Source, View
 from coordinator.model.fit import SmileFit
 from coordinator.model.plugin import fit_plug_in
 from coordinator.model.relations import Relations
+from coordinator.model.terms import Term
 from coordinator.model.variational import Problem, State, free_means, iterate, start
 from protocol.errors import FitError
 
@@ -50,6 +51,7 @@ def fit_smile(
     tol: float = 1e-4,
     similarity_weight: float = 1.0,
     relatedness_weight: float = 0.3,
+    terms: Sequence[Term] = (),
     exponent: float | None = None,
     starts: Sequence[str] | None = None,
     rounds: int | None = None,
@@ -68,7 +70,7 @@ def fit_smile(
 
     over the parameters for the current posterior q, and then moves q. The line on f restricts the likelihood to
     what the f fitted means leave (`clusters.fit_concentration`). All terms are exact for q but one: the related
-    pairs enter at the posterior means. The move of q comes from a fixed point of the bound and usually raises
+    pairs, and `terms`, enter at the posterior means. The move of q comes from a fixed point of the bound and usually raises
     it, but no theorem says so: a move that lowers it is halved, up to five times, and then rejected. At the
     maximum that is reached, clusters are merged and split (`search`), and what raises the bound is kept. So
     `history` never falls; that it ends at the global maximum is not guaranteed.
@@ -88,6 +90,7 @@ def fit_smile(
         tol: stop when an iteration gains less than this, in nats a code and dimension.
         similarity_weight: w_s, the weight of the similar pairs.
         relatedness_weight: w_r, the weight of the related pairs.
+        terms: what else is known of the codes' vectors (`terms.Term`); their values are added to the bound.
         exponent: column scaling of the sources (`factor.View.rescaled`); chosen on shared codes if None.
         starts: ways to find the clusters to start from (`clusters.start_clusters`); ten iterations are run
             from each, and the fit goes on from the one with the greatest bound. By default all three, and above
@@ -111,6 +114,8 @@ def fit_smile(
     if dim < 2 or n_clusters < 1 or iterations < 1 or most < 2:
         raise ValueError("dim and most must be at least 2, n_clusters and iterations at least 1")
     if fit == "plug-in":
+        if terms:
+            raise ValueError("terms need the variational fit")
         return fit_plug_in(
             sources,
             n_codes=n_codes,
@@ -148,6 +153,7 @@ def fit_smile(
         similarity_weight=similarity_weight,
         related=None if related is None else pairs.related_on(related, n_codes, on),
         relatedness_weight=relatedness_weight,
+        terms=tuple(terms),
     )
     aligned = alignment.align(views, n_codes, dim)
     points = alignment.unit_rows(alignment.filled_svd(views, aligned, dim))

@@ -16,6 +16,7 @@ from coordinator.model.factor import Array
 from coordinator.model.loadings import Data, Loadings, Where
 from coordinator.model.pairs import Related, Relatedness, Similar, SimilarCounts
 from coordinator.model.posterior import Moments, Posterior, Support
+from coordinator.model.terms import Term, refitted
 
 _HALVINGS = 5
 _EMPTY = 1e-9  # expected codes in a cluster below which it keeps its center
@@ -37,6 +38,7 @@ class Problem:
         similarity_weight: of the similar pairs in the bound.
         related: related pairs.
         relatedness_weight: of the related pairs in the bound.
+        terms: what else enters the bound, as it is before the fit.
     """
 
     data: tuple[Data, ...]
@@ -49,6 +51,7 @@ class Problem:
     similarity_weight: float
     related: Related | None
     relatedness_weight: float
+    terms: tuple[Term, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -67,6 +70,7 @@ class Parameters:
         freedom: f, the effective number of means, see `clusters.fit_concentration`.
         link: (a, b) of the similar pairs.
         relatedness: W and a_R of the related pairs.
+        terms: the problem's, with their own parameters.
     """
 
     loadings: Loadings
@@ -75,6 +79,7 @@ class Parameters:
     freedom: float
     link: tuple[float, float]
     relatedness: Relatedness
+    terms: tuple[Term, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +120,7 @@ def start(problem: Problem, points: Array, n_clusters: int, method: str, seed: i
         freedom=freedom,
         link=(-2.0, 4.0),
         relatedness=relatedness,
+        terms=refitted(problem.terms, mean),
     )
     evidence, _ = _evidence(problem, parameters, mean)
     pull = parameters.kappa * parameters.centers
@@ -188,6 +194,7 @@ def _maximise(problem: Problem, old: Parameters, belief: Belief, *, settled: boo
         new = replace(new, link=pairs.fit_link(belief.counts, new.centers, old.link))
     if problem.related is not None:
         new = replace(new, relatedness=pairs.fit_relatedness(problem.related, m.mean, old.relatedness))
+    new = replace(new, terms=refitted(old.terms, m.mean))
     freedom = old.freedom if settled else free_means(problem, new, belief)
     along = float(torch.sum(new.centers * m.cluster))
     return replace(
@@ -232,7 +239,7 @@ def _evidence(problem: Problem, parameters: Parameters, mean: Tensor) -> tuple[T
     the evidence into h_i = b_i - A_i E[u_i] + t_i E[u_i]. With t_i the mean eigenvalue the fixed point is
     stationary for the bound (up to 1/|eta|), because the spread of a vMF is the same in all directions. The
     largest eigenvalue is the step length that does not overshoot, so h moves the fraction mean / largest of
-    the way. Related pairs add their gradient to h, and their curvature to A_i only through its trace.
+    the way. Related pairs and terms add their gradient to h, and their curvature to A_i only through its trace.
     """
     precision, slope = loadings.evidence(problem.data, problem.where, parameters.loadings)
     pattern, dim = problem.where.pattern, mean.shape[1]
@@ -246,6 +253,11 @@ def _evidence(problem: Problem, parameters: Parameters, mean: Tensor) -> tuple[T
         slope += problem.relatedness_weight * extra
         typical = typical + problem.relatedness_weight * trace / dim
         largest = largest + problem.relatedness_weight * trace
+    for term in parameters.terms:
+        extra, trace = term.evidence(mean)
+        slope += extra
+        typical = typical + trace / dim
+        largest = largest + trace
     return slope + typical[:, None] * mean, (typical / largest)[:, None]
 
 
@@ -319,7 +331,7 @@ def _bound(problem: Problem, parameters: Parameters, belief: Belief) -> float:
         bound += problem.relatedness_weight * pairs.related_value(
             problem.related, m.mean, parameters.relatedness
         )
-    return bound
+    return bound + sum(term.value(m.mean) for term in parameters.terms)
 
 
 def _mixture_bound(m: Moments, parameters: Parameters) -> float:

@@ -34,11 +34,13 @@ class Rater:
         site: number of the site.
         rows: (m,) increasing rows of the union vocabulary.
         vectors: (m, p) unit rows; a zero row stays zero.
+        view: what it was made of; likeness in one view is no measure of likeness in another.
     """
 
     site: int
     rows: Index
     vectors: Array
+    view: str = "cooccurrence"
 
 
 class Agreement(NamedTuple):
@@ -59,13 +61,13 @@ class Agreement(NamedTuple):
 
 
 def agreements(raters: Sequence[Rater]) -> tuple[Agreement, ...]:
-    """Every two raters of different sites that share at least `LEAST_SHARED` codes."""
+    """Every two raters of one view at different sites that share at least `LEAST_SHARED` codes."""
     found = []
     for a, one in enumerate(raters):
         for b in range(a + 1, len(raters)):
             other = raters[b]
             shared, i, j = np.intersect1d(one.rows, other.rows, return_indices=True)
-            if one.site == other.site or len(shared) < LEAST_SHARED:
+            if one.site == other.site or one.view != other.view or len(shared) < LEAST_SHARED:
                 continue
             r, error = correlation(one.vectors[i], other.vectors[j])
             found.append(Agreement(a, b, r, error, len(shared)))
@@ -138,7 +140,7 @@ def judge_rows(raters: Sequence[Rater], which: int, n_rows: int) -> Judged:
         n_rows: rows of the union vocabulary.
     """
     own = raters[which]
-    others = [r for r in raters if r.site != own.site]
+    others = [r for r in raters if r.site != own.site and r.view == own.view]
     place = np.full((len(others), n_rows), -1, dtype=np.intp)
     for t, other in enumerate(others):
         place[t, other.rows] = np.arange(len(other.rows))

@@ -14,6 +14,8 @@ from coordinator.poisoning.reliability import Array, reliability
 from coordinator.union import UnionVocabulary, build_union, sources
 from protocol.release import VerifiedRelease
 
+JUDGED = "cooccurrence"
+"""The view by which sites are judged; codes are judged in every view."""
 COPY = 0.25
 """Two releases whose errors are this much smaller than those of other pairs are copies of one another."""
 _CLOSE = 0.9  # agreement below which nothing is called a copy
@@ -27,7 +29,8 @@ class Beside:
         union: their union vocabulary.
         data: their sources.
         raters: the sources' directions, in the order of `data`.
-        pairs: how well every two of them agree.
+        pairs: how well every two co-occurrence views agree. Sites are judged by these alone: what an ontology says is
+            the same at all sites, so that two of its views agree as copies do.
         worth: (S,) of each source, see `reliability`.
         twins: groups of sites whose vectors are each other's: each group counts as one site.
         holders: row of a standard code -> names of the sites that released this code itself.
@@ -45,6 +48,10 @@ class Beside:
         """Numbers of a site's sources."""
         return [k for k, source in enumerate(self.data) if site_of(source) == site]
 
+    def judged(self, site: str) -> list[int]:
+        """Numbers of those of a site's sources by which the site is judged."""
+        return [k for k in self.own(site) if self.raters[k].view == JUDGED]
+
     def group(self, site: str) -> frozenset[str]:
         """The site with those whose vectors are its own."""
         return next((g for g in self.twins if site in g), frozenset({site}))
@@ -55,8 +62,8 @@ def beside(releases: Sequence[VerifiedRelease], standard: str) -> Beside:
     union = build_union(releases, standard=standard, require_links=False)
     data = tuple(sources(releases, union))
     place = {site: s for s, site in enumerate(union.sites)}
-    raters = tuple(Rater(place[site_of(s)], s.codes, unit(s.matrix)) for s in data)
-    pairs = agreements(raters)
+    raters = tuple(Rater(place[site_of(s)], s.codes, unit(s.matrix), s.name.partition("/")[2]) for s in data)
+    pairs = tuple(p for p in agreements(raters) if raters[p.one].view == JUDGED)
     stated = {r.manifest.site: r.manifest.statistics.patients for r in releases}
     patients = [stated[site_of(s)] for s in data]
     copied = _copied(pairs, patients)

@@ -50,7 +50,9 @@ def doubtful_codes(
             found |= _doubt(
                 release, round_, int(rows.rows[i]), round(float(rows.r[i]), 3), int(rows.witnesses[i])
             )
-    return judged, tuple(sorted(found, key=lambda d: (d.agreement, d.code)))
+    # A code that is doubtful in several views is named once, with the least agreement.
+    worst = {(d.code, d.standard): d for d in sorted(found, key=lambda d: -d.agreement)}
+    return judged, tuple(sorted(worst.values(), key=lambda d: (d.agreement, d.code)))
 
 
 def _is_heard(round_: Beside, k: int, site: str, out: Collection[str]) -> bool:

@@ -29,6 +29,8 @@ PALE = 0.7
 """its agreement is also below so much of that between the other sites: large hospitals differ by more than chance."""
 REFERENCE = 0.33
 """Median agreement that a site needs which alone holds most standard codes: all mappings lean on it."""
+BEYOND_CHANCE = 2.0
+"""Standard errors by which its agreement must be below that for the site to be rejected; within them it is doubtful."""
 MANY_CODES = 8
 """Times the other sites' median number of codes, from which a code list is a flood."""
 MANY_ROWS = 0.05
@@ -145,7 +147,7 @@ def _measurable(release: VerifiedRelease) -> bool:
 
 def _beside_the_others(verdict: SiteVerdict, round_: Beside) -> SiteVerdict:
     """Rejected: a site that agrees with nobody, or whose release is worth far less than its patients."""
-    own = round_.own(verdict.site)
+    own = round_.judged(verdict.site)
     of_source = {k: [p.r for p in round_.pairs if k in (p.one, p.other)] for k in own}
     if not all(of_source.values()):
         return _worse(
@@ -192,16 +194,18 @@ def _as_reference(verdict: SiteVerdict, round_: Beside, out: Collection[str]) ->
     """A site on which most mappings lean must agree with those that lean on it, be it for few patients or by design."""
     if not verdict.pillar:
         return verdict
-    own = set(round_.own(verdict.site))
+    own = set(round_.judged(verdict.site))
     gone = {k for site in out for k in round_.own(site)}
-    heard = [p.r for p in round_.pairs if own & {p.one, p.other} and not gone & {p.one, p.other}]
-    if not heard or float(np.median(heard)) >= REFERENCE:
+    heard = [p for p in round_.pairs if own & {p.one, p.other} and not gone & {p.one, p.other}]
+    if not heard or (r := float(np.median([p.r for p in heard]))) >= REFERENCE:
         return verdict
+    error = float(np.median([p.error for p in heard]))
     reason = (
         f"It alone holds {verdict.alone:,} standard codes, most of all, and the others agree with it "
-        f"too little for mappings to lean on it (correlation of cosines {float(np.median(heard)):.2f})."
+        f"too little for mappings to lean on it (correlation of cosines {r:.2f}, standard error {error:.2f})."
     )
-    return _worse(verdict, "rejected", reason)
+    # An honest site of few patients shares few codes, measured badly: what chance alone may have done is for people.
+    return _worse(verdict, "rejected" if r + BEYOND_CHANCE * error < REFERENCE else "doubtful", reason)
 
 
 def _beside_its_last(verdict: SiteVerdict, moved: Drift) -> SiteVerdict:

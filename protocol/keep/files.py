@@ -41,7 +41,7 @@ def read_ontology(path: Path, *, digest: str = "") -> list[tuple[str, str]]:
     except FileNotFoundError:
         raise DataError(
             f"There is no ontology file {path}",
-            do=f"Get {FILE} from the coordinator, and put it beside the study file",
+            do=f"Get {FILE} from the coordinator, and put it beside the study file; or set policy.ontology = false at the site",
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(

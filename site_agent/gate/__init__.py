@@ -7,6 +7,7 @@ PPMI, so that small cells are gone from everything downstream (`suppression`); a
 from site_agent.gate.release import (
     Difference,
     about_patients,
+    allowed_columns,
     allowed_dim,
     foreign_systems,
     make_release,
@@ -15,17 +16,19 @@ from site_agent.gate.release import (
     too_similar,
 )
 from site_agent.gate.sticky import Reference, doubtful_cells, sticky_counts
-from site_agent.gate.suppression import KeptCounts, round_to, suppress
+from site_agent.gate.suppression import KeptCounts, pair_floor, round_to, suppress
 
 __all__ = [
     "Difference",
     "KeptCounts",
     "Reference",
     "about_patients",
+    "allowed_columns",
     "allowed_dim",
     "doubtful_cells",
     "foreign_systems",
     "make_release",
+    "pair_floor",
     "refuse",
     "round_to",
     "sticky_counts",

@@ -11,7 +11,7 @@ from protocol.errors import GateError
 from protocol.messages import Anchor, Policy, ReleaseManifest
 from protocol.release import CODE_PATIENTS, TEXT, Release, SourceView, describe, view_arrays
 from protocol.study import StudySpec
-from site_agent.gate.suppression import TALLY, KeptCounts, round_to_one
+from site_agent.gate.suppression import TALLY, KeptCounts, pair_floor, round_to_one
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,13 @@ def allowed_dim(n_codes: int, policy: Policy, study: StudySpec) -> int:
     return min(policy.max_dim, n_codes // study.embedding.codes_per_dim)
 
 
+def allowed_columns(view: str, n_codes: int, policy: Policy, study: StudySpec) -> int:
+    """The most columns of a view of this many codes that may leave; 0 for a view that the study does not have."""
+    most = min(policy.max_dim, study.view_dims.get(view, 0))
+    # What limits dimensions is how much vectors tell of counts, and those of texts tell nothing of them.
+    return most if view == TEXT else min(most, n_codes // study.embedding.codes_per_dim)
+
+
 def too_little(kept: KeptCounts, policy: Policy, study: StudySpec) -> list[str]:
     """Why there is not enough left to release; empty if there is."""
     statistics, reasons = kept.statistics, []
@@ -44,7 +51,7 @@ def too_little(kept: KeptCounts, policy: Policy, study: StudySpec) -> list[str]:
         reasons.append(
             f"{statistics.codes_released} of {statistics.codes_seen} codes are left, {needed} are needed for two dimensions "
             f"({statistics.codes_suppressed} have fewer than {policy.min_code_patients} patients, "
-            f"{statistics.codes_without_pairs} have no pair with {policy.min_pair_patients})"
+            f"{statistics.codes_without_pairs} have no pair with {pair_floor(policy, statistics.patients)})"
         )
     return reasons
 
@@ -114,6 +121,7 @@ def make_release(
 
     Args:
         codes: the site's whole code list; only the kept rows leave.
+        policy: the site's floors; the manifest holds those in force at a site of this size.
         anchors: local CURIE -> standard CURIE; only those of kept codes leave.
         identity: the manifest's site, sequence, previous, agent_version and agent_digest.
         descriptions: CURIE -> text that may leave (`site_agent.names` decides).
@@ -121,17 +129,15 @@ def make_release(
     Raises:
         GateError: something would leave that the policy does not allow.
     """
+    policy = policy.at(kept.statistics.patients)
     released = tuple(codes[r] for r in kept.rows)
     reasons = too_little(kept, policy, study) + foreign_systems(kept, codes, study, str(identity["site"]))
-    dims = {v.name: allowed_dim(len(released), policy, study) for v in views}
-    if TEXT in dims:
-        # What limits dimensions is how much vectors tell of counts, and these tell nothing of them.
-        dims[TEXT] = min(policy.max_dim, study.text.dim)
-    reasons += [
-        f"view {v.name} has {v.matrix.shape[1]} dimensions, {dims[v.name]} are allowed"
-        for v in views
-        if v.matrix.shape[1] > dims[v.name]
-    ]
+    for view in views:
+        most = allowed_columns(view.name, len(view.rows), policy, study)
+        if view.name not in study.view_dims:
+            reasons.append(f"the study has no view {view.name}")
+        elif view.matrix.shape[1] > most:
+            reasons.append(f"view {view.name} has {view.matrix.shape[1]} dimensions, {most} are allowed")
     if released and kept.statistics.smallest_pair_patients < policy.min_pair_patients:
         reasons.append("a pair below the floor is in use")
     if descriptions and not study.privacy.names:

@@ -18,6 +18,7 @@ from scipy import sparse
 
 from protocol.messages import Policy
 from site_agent.cooccurrence import PairCounts
+from site_agent.gate.suppression import in_force
 
 Int64s = NDArray[np.int64]
 
@@ -76,7 +77,7 @@ def sticky_counts(
             those that counting must not withhold); other cells below the floor have no effect.
         codes: CURIEs of the rows, in order of text.
         last: None for a site's first release.
-        policy: the floors in force.
+        policy: the site's floors; a small site's pair floor is that of `Policy.at`.
         same_rules: False if pairs were counted by other rules than those of `last`: then pairs begin anew. Patients of a
             code are comparable in any case.
 
@@ -91,7 +92,10 @@ def sticky_counts(
     """
     if len(codes) != len(counts.code_patients) or any(a >= b for a, b in pairwise(codes)):
         raise ValueError("the counts need one code a row, each once and in order of text")
-    floor, most = policy.min_pair_patients, policy.sticky_patients
+    most = policy.sticky_patients
+    n_patients = counts.n_patients if last is None else _one(counts.n_patients, last.counts.n_patients, most)
+    # By the sticky number: what fewer than M patients changed moves no floor either.
+    floor = in_force(policy, n_patients).min_pair_patients
     if last is None:
         cells = _cells(counts, np.arange(len(codes)), len(codes))
         shown = cells.patients >= floor
@@ -112,7 +116,7 @@ def sticky_counts(
     made = _counts(cells, code_patients, counts, now)
     made = replace(
         made,
-        n_patients=_one(counts.n_patients, last.counts.n_patients, most),
+        n_patients=n_patients,
         capped_patients=_one(counts.capped_patients, last.counts.capped_patients, most),
     )
     still = (
@@ -140,7 +144,7 @@ def doubtful_cells(codes: Sequence[str], last: Reference, policy: Policy) -> Int
     Args:
         codes: CURIEs of the rows that the counts will have, in order of text.
         last: the reference.
-        policy: the floors in force.
+        policy: the site's floors, those by which cells are withheld from counts.
 
     Returns:
         row * n + column of each cell whose two codes are still there, increasing.

@@ -45,9 +45,12 @@ def suppress(counts: PairCounts, policy: Policy, *, shift: float = 1.0) -> KeptC
     unconnected groups compare. Dropping a code changes margins, so this is
     repeated until it holds for all.
 
+    At a site that is small by the number of patients in `counts`, rounded, a pair needs `small_site_pair_patients`.
+
     Laws: the result does not depend on any cell below its floor; counts from which cells below the floor were
     withheld already (`add_counts`) give the same result.
     """
+    policy = in_force(policy, counts.n_patients)
     seen = counts.code_patients > 0
     over = counts.code_patients >= policy.min_code_patients
     strong = counts.pair_patients.copy()
@@ -96,6 +99,22 @@ def _comparable(weights: sp.csr_array) -> npt.NDArray[np.bool_]:
     _, member = connected_components(weights, directed=False)
     size = np.bincount(member, weights=nonempty(weights))
     return np.asarray((member == size.argmax()) & nonempty(weights))
+
+
+def in_force(policy: Policy, patients: int) -> Policy:
+    """A site's floors once its number of patients is known, which decides as it is released: rounded.
+
+    So whether the site has the pair floor of small ones tells nothing that the released number does not tell.
+    """
+    return policy.at(round_to_one(patients, policy.margin_rounding))
+
+
+def pair_floor(policy: Policy, patients: int) -> str:
+    """The pair floor of a site that releases this number of patients, and why it is that, in words."""
+    floor = policy.at(patients).min_pair_patients
+    if policy.small(patients) and floor == policy.small_site_pair_patients:
+        return f"{floor}, as at all sites that may have fewer than {policy.small_site_patients:,} patients"
+    return f"{floor}"
 
 
 def round_to(counts: IntVector, step: int) -> IntVector:

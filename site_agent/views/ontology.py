@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
 
-from protocol.errors import DataError
 from protocol.keep import NAME, keep_vectors, make_is_a
 from protocol.release import SourceView
 from protocol.study import Ontology
@@ -20,10 +19,10 @@ def ontology_view(
     links: Sequence[tuple[str, str]],
     settings: Ontology,
     *,
-    dim: int,
+    columns: Callable[[int], int],
     anchors: Mapping[str, str] = MappingProxyType({}),
     seed: int = 0,
-) -> SourceView:
+) -> SourceView | None:
     """KEEP embedding of the kept codes that the ontology knows.
 
     A code that the ontology does not know stands where its anchor does; without one it is not in the view. Margins and
@@ -34,30 +33,33 @@ def ontology_view(
         codes: the site's whole code list, CURIEs.
         links: (code, parent) of the ontology (`read_ontology`).
         settings: the study's.
-        dim: the most columns that may leave.
+        columns: the most columns that may leave of a view of so many codes (`allowed_columns`).
         anchors: local CURIE -> standard CURIE.
         seed: of the eigensolver's start.
 
     Returns:
-        increasing rows of the kept codes and a float32 (m, <= dim) matrix of unit rows.
+        increasing rows of the kept codes and a float32 (m, <= columns(m)) matrix of unit rows; None where so few codes
+        have a place in the ontology that fewer than two columns may leave.
 
     Raises:
-        DataError: the ontology knows none of the kept codes, or is no hierarchy.
+        DataError: the ontology is no hierarchy.
     """
     known = {code for code, _ in links} | {parent for _, parent in links}
     named = [codes[r] if codes[r] in known else anchors.get(codes[r], "") for r in kept.rows]
-    wanted = {code for code in named if code and code in known}
-    if not wanted:
-        raise DataError(
-            "The ontology knows none of the codes that passed the floors",
-            why=f"{len(named)} codes passed, the first is {codes[kept.rows[0]]}"
-            if named
-            else "no code passed",
-            do="Name the codes as the ontology does, give anchors, or leave the ontology out of the study",
+    rows = np.array([i for i, code in enumerate(named) if code and code in known], dtype=np.int64)
+    while (dim := min(columns(len(rows)), settings.dim)) >= 2:
+        graph = make_is_a(links, wanted={named[i] for i in rows}, depth=settings.depth)
+        place, matrix = keep_vectors(
+            graph,
+            [named[i] for i in rows],
+            kept.events[rows][:, rows],
+            dim=dim,
+            penalty=settings.penalty,
+            seed=seed,
         )
-    graph = make_is_a(links, wanted=wanted, depth=settings.depth)
-    rows, matrix = keep_vectors(
-        graph, named, kept.events, dim=min(dim, settings.dim), penalty=settings.penalty, seed=seed
-    )
-    reached = matrix.any(axis=1)
-    return SourceView(NAME, np.asarray(rows[reached], np.int32), matrix[reached])
+        reached = matrix.any(axis=1)
+        rows = rows[place[reached]]
+        # Codes of which nothing can be said leave the view, and then fewer columns may leave.
+        if matrix.shape[1] <= columns(len(rows)):
+            return SourceView(NAME, np.asarray(rows, np.int32), matrix[reached])
+    return None

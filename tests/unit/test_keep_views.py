@@ -9,8 +9,9 @@ import scipy.sparse as sp
 from coordinator.model import Source
 from coordinator.union import UnionVocabulary
 from coordinator.views.ontology import ontology_source, pooled_counts
-from protocol.errors import DataError, FitError
+from protocol.errors import FitError
 from protocol.messages import Policy
+from protocol.release import SourceView
 from protocol.study import Ontology
 from site_agent.cooccurrence import count_pairs
 from site_agent.gate import KeptCounts, suppress
@@ -18,7 +19,9 @@ from site_agent.views.ontology import ontology_view
 
 LINKS = [(f"ICD:{c}", "") for c in "ABCD"] + [(f"ICD:{c}{i}", f"ICD:{c}") for c in "ABCD" for i in range(4)]
 CODES = (*(f"ICD:{c}{i}" for c in "ABCD" for i in range(4)), "LOCAL:x", "LOCAL:y", "OTHER:z")
-POLICY = Policy(min_code_patients=6, min_pair_patients=4, margin_rounding=5, max_dim=128)
+POLICY = Policy(
+    min_code_patients=6, min_pair_patients=4, margin_rounding=5, max_dim=128, small_site_patients=0
+)
 
 
 def some_kept(seed: int = 0) -> KeptCounts:
@@ -35,10 +38,31 @@ def some_kept(seed: int = 0) -> KeptCounts:
     return suppress(count_pairs(who, np.zeros_like(who), code, len(CODES), window_days=None), POLICY)
 
 
+def site_view(
+    kept: KeptCounts,
+    settings: Ontology,
+    *,
+    links: list[tuple[str, str]] = LINKS,
+    dim: int = 64,
+    codes_per_dim: int = 0,
+) -> SourceView:
+    """The view of all codes, where at most `dim` columns leave, and one for so many codes."""
+    view = ontology_view(
+        kept,
+        CODES,
+        links,
+        settings,
+        columns=lambda n: min(dim, n // codes_per_dim if codes_per_dim else dim),
+        anchors={"LOCAL:x": "ICD:A1"},
+    )
+    assert view is not None
+    return view
+
+
 def test_the_site_view_holds_known_and_anchored_codes_in_unit_rows() -> None:
     kept, settings = some_kept(), Ontology(dim=6)
     names = [CODES[r] for r in kept.rows]
-    view = ontology_view(kept, CODES, LINKS, settings, dim=64, anchors={"LOCAL:x": "ICD:A1"})
+    view = site_view(kept, settings)
     inside = [names[r] for r in view.rows]
     assert view.name == "ontology"
     assert inside == [n for n in names if n.startswith("ICD:") or n == "LOCAL:x"]
@@ -48,28 +72,32 @@ def test_the_site_view_holds_known_and_anchored_codes_in_unit_rows() -> None:
     cosine = view.matrix @ view.matrix.T
     x = inside.index("LOCAL:x")
     assert cosine[x, inside.index("ICD:A2")] > cosine[x, inside.index("ICD:C2")]
-    again = ontology_view(kept, CODES, LINKS, settings, dim=64, anchors={"LOCAL:x": "ICD:A1"})
+    again = site_view(kept, settings)
     assert view.matrix.tobytes() == again.matrix.tobytes()
 
 
 def test_no_more_dimensions_leave_than_the_gate_allows() -> None:
-    assert ontology_view(some_kept(), CODES, LINKS, Ontology(dim=6), dim=3).matrix.shape[1] <= 3
+    assert site_view(some_kept(), Ontology(dim=6), dim=3).matrix.shape[1] <= 3
+
+
+def test_columns_go_by_the_codes_of_the_view_and_not_of_the_site() -> None:
+    view = site_view(some_kept(), Ontology(dim=64), codes_per_dim=5)
+    assert len(view.rows) == 17
+    assert view.matrix.shape[1] <= 3
 
 
 def test_the_firmer_the_penalty_the_nearer_to_the_ontology_alone() -> None:
     kept = some_kept()
-    views = [
-        ontology_view(kept, CODES, LINKS, Ontology(dim=6, penalty=penalty), dim=64).matrix
-        for penalty in (1e6, 30.0, 1e-2)
-    ]
+    views = [site_view(kept, Ontology(dim=6, penalty=penalty)).matrix for penalty in (1e6, 30.0, 1e-2)]
     away = [float(np.linalg.norm(view - views[0])) for view in views]
     assert away == sorted(away)
     assert away[-1] > 0.5
 
 
-def test_a_site_whose_codes_the_ontology_does_not_know_is_told() -> None:
-    with pytest.raises(DataError, match="knows none of the codes that passed the floors"):
-        ontology_view(some_kept(), CODES, [("X:1", "")], Ontology(), dim=4)
+@pytest.mark.parametrize("links", [[("X:1", "")], [("ICD:A1", "")], []])
+def test_a_site_whose_codes_the_ontology_hardly_knows_has_no_view(links: list[tuple[str, str]]) -> None:
+    found = ontology_view(some_kept(), CODES, links, Ontology(), columns=lambda n: n // 2)
+    assert found is None
 
 
 def union() -> UnionVocabulary:
