@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from coordinator.knowledge.build import Build
 from coordinator.knowledge.relations import RowRelations, prior_of, relations_of, standard_anchors
@@ -88,7 +89,9 @@ def estimate(
         return Estimate(fit, rank_nearest(fit.embedding, _standard(union), kinds, known))
     known = None if relations is None else relations.known
     names = None if supplement.names is None else supplement.names.rows(union)
-    return _two_stage(releases, data, union, study, dim, names, known, tell)
+    # Many products of small matrices: beside other work on two cores, two threads took twenty times as long as one.
+    with threadpool_limits(1, user_api="blas"):
+        return _two_stage(releases, data, union, study, dim, names, known, tell)
 
 
 def row_categories(union: UnionVocabulary, study: StudySpec) -> Index:
