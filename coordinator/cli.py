@@ -296,6 +296,13 @@ def export(
     version: Annotated[int, typer.Argument(min=1, help="The published version.")],
     output: Annotated[Path, typer.Option(help="The file to write.")],
     form: Annotated[str, typer.Option("--format", help=f"One of: {', '.join(FORMATS)}.")] = "sssom",
+    vocabulary: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the OMOP vocabularies from Athena; stcm, crm and usagi need it."),
+    ] = None,
+    at_least: Annotated[
+        float, typer.Option(min=0, max=1, help="Found mappings less probable than this get no target.")
+    ] = 0.0,
     home: HomeOption = HERE,
     json: JsonOption = False,
 ) -> None:
@@ -304,11 +311,27 @@ def export(
     known = [p.version for p in Store(hub.database_url).versions()]
     if version not in known:
         raise UsageError(f"There is no version {version}", why=f"published are {known or 'none'}")
-    export_release(hub.release_folder(version), output, form, trust=hub.keys.public())
+    made = export_release(
+        hub.release_folder(version),
+        output,
+        form,
+        trust=hub.keys.public(),
+        vocabulary=vocabulary,
+        at_least=at_least,
+    )
     if json:
-        print_json({"version": version, "format": form, "file": str(output)})
-    else:
-        out.print(f"Wrote {output}")
+        counts = vars(made) if made else {}
+        print_json({"version": version, "format": form, "file": str(output), **counts})
+        return
+    out.print(f"Wrote {output}")
+    if made:
+        out.print(f"{made.mappings:,} codes with a target, {made.unmapped:,} without.")
+    if made and made.no_target:
+        out.print(f"{made.no_target:,} standard codes are no concept of the vocabulary: they got no target.")
+    if made and made.no_source:
+        out.print(
+            f"{made.no_source:,} codes are no concept of the vocabulary and are left out: the format cannot hold them."
+        )
 
 
 @app.command(epilog="Example: coordinator demo --sites 3 --patients 5000 --seed 0")

@@ -19,14 +19,14 @@ from site_agent.cli_options import (
     ThreadsOption,
     passphrase,
 )
+from site_agent.cli_views import show_made, show_views
 from site_agent.config import Home
 from site_agent.difference import Difference, Moved, difference
+from site_agent.gate import pair_floor
 from site_agent.resources import resources
 from site_agent.signers import standing
 
 _SHOWN = 20
-SMALL_SITE, SMALL_FLOOR = 2_000, 25
-"""Below so many patients a floor of 11 was measured to let an attacker tell who was a patient, and 25 not to."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -62,21 +62,18 @@ def preview(
                 "skipped_rows": prepared.skipped,
                 "rows": prepared.n_rows,
                 "difference": changed.short(),
+                "encoded_names": dict(prepared.encoded),
+                "views_left_out": prepared.notes,
             }
             | {"manifest": manifest.model_dump(mode="json")}
         )
         return
     _show_manifest(manifest, size, all_names=names)
+    show_made(prepared, all_names=names)
     for reason, count in prepared.skipped.items():
         out.print(f"[yellow]{count:,} rows were skipped: {reason}[/]")
     if prepared.changed:
         out.print(f"Patients whose events have changed since the last release: {prepared.changed}")
-    if manifest.statistics.patients < SMALL_SITE and manifest.policy.min_pair_patients < SMALL_FLOOR:
-        out.print(
-            f"[yellow]A site of this size hides its patients badly behind a pair floor of "
-            f"{manifest.policy.min_pair_patients}: think of policy.min_pair_patients = {SMALL_FLOOR} "
-            "(docs/explanation/security.md)[/]"
-        )
     if prepared.names_undecided:
         out.print(
             f"{prepared.names_undecided:,} descriptions wait in {home / 'names-to-review.csv'} for a person's yes or no",
@@ -234,6 +231,7 @@ def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> 
         ["site, release", f"{manifest.site}, {manifest.sequence}"],
         ["patients (rounded)", f"{s.patients:,}"],
         ["codes released", f"{s.codes_released:,} of {s.codes_seen:,} seen"],
+        ["patients that a pair needs", pair_floor(p, s.patients)],
         [f"codes withheld: fewer than {p.min_code_patients} patients", f"{s.codes_suppressed:,}"],
         [f"codes withheld: no pair with {p.min_pair_patients} patients", f"{s.codes_without_pairs:,}"],
         ["pairs used, not released themselves", f"{s.pairs_released:,}"],
@@ -248,6 +246,7 @@ def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> 
         ["manifest digest", manifest.digest],
     ]
     table("What would leave", ["fact", "value"], facts)
+    show_views(manifest)
     rows = [[a.name, a.dtype, " x ".join(map(str, a.shape)), a.sha256[:16]] for a in manifest.arrays]
     table("Every array", ["name", "type", "shape", "sha256 begins"], rows)
     shown = manifest.codes if all_names else manifest.codes[:20]

@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class CountRuns:
     def remove(self) -> None:
         """Remove all runs from the disk."""
         for folder in self.folders:
-            shutil.rmtree(folder, ignore_errors=True)
+            _discard(folder)
 
     def _sum(self, folders: Sequence[Path], *, floor: int, memory: int, threads: int) -> PairCounts:
         return add_counts([_load(f) for f in folders], floor=floor, threads=threads, memory=memory)
@@ -167,9 +167,19 @@ def _digest(staged: Staged, rule: Counting) -> str:
 
 def _drop_others(folder: Path, digest: str) -> None:
     """Remove runs of other events or rules, and what a killed run had half written."""
-    for path in folder.glob("run-*"):
+    for path in list(folder.glob("run-*")):
         if not path.name.startswith(f"run-{digest[:12]}-") or path.suffix == ".part":
-            shutil.rmtree(path, ignore_errors=True)
+            _discard(path)
+
+
+def _discard(run: Path) -> None:
+    """Remove a run, which has no name that counts from the first moment on: half removed, it would pass for whole."""
+    part = run.with_suffix(".part")
+    if run != part and run.is_dir():
+        shutil.rmtree(part, ignore_errors=True)
+        with suppress(OSError):  # another user's: then it stays whole
+            run.rename(part)
+    shutil.rmtree(part, ignore_errors=True)
 
 
 def _save(counts: PairCounts, target: Path) -> None:

@@ -103,7 +103,8 @@ def _study(floors: tuple[int, int] | None) -> str:
     if floors:
         privacy = (
             "[privacy]\npublic_data = true\n"
-            f"min_code_patients = {floors[0]}\nmin_pair_patients = {floors[1]}\nmargin_rounding = 1\n"
+            f"min_code_patients = {floors[0]}\nmin_pair_patients = {floors[1]}\n"
+            "small_site_patients = 0\nmargin_rounding = 1\n"
         )
     return f"""\
 id = "cms"

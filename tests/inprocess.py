@@ -26,6 +26,8 @@ def policy(study: StudySpec) -> Policy:
         max_dim=study.embedding.dim,
         sticky_patients=study.privacy.sticky_patients,
         min_changed_patients=study.privacy.min_changed_patients,
+        small_site_patients=study.privacy.small_site_patients,
+        small_site_pair_patients=study.privacy.small_site_pair_patients,
     )
 
 

@@ -43,7 +43,7 @@ def keys(name: str) -> PrivateKeys:
 def statistics(n_codes: int, **changes: Any) -> ReleaseStatistics:
     """Consistent release statistics."""
     values: dict[str, Any] = {
-        "patients": 1000,
+        "patients": 10_000,
         "codes_seen": n_codes,
         "codes_suppressed": 0,
         "codes_without_pairs": 0,

@@ -12,6 +12,8 @@ import sssom_pydantic as sssom
 from curies import NamableReference, Reference
 
 from coordinator.edition import Edition
+from coordinator.exports.predicates import DECIMALS, predicate
+from coordinator.exports.table import base_uri, evidence_line
 from coordinator.mapping import Mapping, MappingSet
 from coordinator.version import NAME, VERSION
 from protocol.study import StudySpec
@@ -19,8 +21,7 @@ from protocol.vocabulary import split_curie
 
 _FITTED = Reference(prefix="semapv", identifier="SemanticSimilarityThresholdMatching")
 _GIVEN = Reference(prefix="semapv", identifier="ManualMappingCuration")
-_EXACT = Reference(prefix="skos", identifier="exactMatch")
-_CLOSE = Reference(prefix="skos", identifier="closeMatch")
+_NO_TERM_PREDICATE = Reference(prefix="skos", identifier="closeMatch")
 _NO_TERM = NamableReference(prefix="sssom", identifier="NoTermFound")
 _MEASURE = "cosine similarity of SMILE embeddings"
 
@@ -28,13 +29,13 @@ _MEASURE = "cosine similarity of SMILE embeddings"
 def write_sssom(path: Path, mappings: MappingSet, edition: Edition) -> None:
     """Write every code outside the standard system: mapped, or `sssom:NoTermFound`.
 
-    An anchor that a site gave is an exact match by manual curation, confidence
-    1; a mapping that the fit found is a close match by semantic similarity whose
-    confidence is the calibrated probability.
+    An anchor that a site gave is by manual curation, confidence 1; a mapping that
+    the fit found is by semantic similarity, its confidence the calibrated probability.
+    The predicate follows the rule of `predicates`.
     """
     study, created = edition.study, edition.created.date()
     metadata = sssom.MappingSet(
-        id=f"{_base(study)}releases/v{edition.version}",
+        id=f"{base_uri(study)}releases/v{edition.version}",
         title=f"Harmonised codes of study {study.id}, version {edition.version}",
         description=study.title or None,
         version=str(edition.version),
@@ -52,22 +53,24 @@ def _rows(mappings: MappingSet, study: StudySpec, created: date) -> Iterator[sss
         mapped = bool(row.standard_code)
         yield sssom.SemanticMapping(
             subject=_reference(row.code),
-            predicate=_EXACT if row.anchored else _CLOSE,
+            predicate=_predicate(row),
             object=_reference(row.standard_code) if mapped else _NO_TERM,
             justification=_GIVEN if row.anchored else _FITTED,
-            confidence=1.0 if row.anchored else round(row.probability, 4),
+            confidence=1.0 if row.anchored else round(row.probability, DECIMALS),
             similarity_score=round(max(row.similarity, 0.0), 4) if mapped and not row.anchored else None,
             similarity_measure=_MEASURE if mapped and not row.anchored else None,
             mapping_tool=tool,
             mapping_date=created,
-            comment=_comment(row),
+            comment=evidence_line(row),
         )
 
 
-def _comment(row: Mapping) -> str:
-    """Evidence by site, in one line."""
-    parts = [f"{e.site}: {e.members} codes, cosine {e.cosine:.2f}" for e in row.evidence]
-    return f"cluster {row.cluster}; held by {', '.join(row.sites)}; evidence " + ("; ".join(parts) or "none")
+def _predicate(row: Mapping) -> Reference:
+    if not row.standard_code:
+        # The specification wants a predicate beside sssom:NoTermFound, and any will do.
+        return _NO_TERM_PREDICATE
+    prefix, identifier = split_curie(predicate(row.probability, given=row.given))
+    return Reference(prefix=prefix, identifier=identifier)
 
 
 def _reference(code: str) -> NamableReference:
@@ -82,9 +85,5 @@ def _converter(study: StudySpec) -> curies.Converter:
         "semapv": "https://w3id.org/semapv/vocab/",
         "sssom": "https://w3id.org/sssom/",
     }
-    systems = {s.prefix: s.uri or f"{_base(study)}codes/{s.prefix}/" for s in study.code_systems}
+    systems = {s.prefix: s.uri or f"{base_uri(study)}codes/{s.prefix}/" for s in study.code_systems}
     return curies.load_prefix_map(known | systems)
-
-
-def _base(study: StudySpec) -> str:
-    return f"{study.base_uri.rstrip('/')}/{study.id}/"

@@ -1,4 +1,4 @@
-"""Configuration, keys, data, floors and connection of a site, looked at before the long run."""
+"""Configuration, keys, signers, data, floors and connection of a site, looked at before the long run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
 from protocol.errors import FederationError
 from site_agent.config import Home, Machine
@@ -13,7 +14,8 @@ from site_agent.doctor.estimate import Estimate, estimate
 from site_agent.doctor.findings import Check, Result, findings
 from site_agent.doctor.numbers import EXACT, Numbers
 from site_agent.doctor.profiling import Profile, profile
-from site_agent.gate import allowed_dim, suppress
+from site_agent.doctor.trust import signers, site_key
+from site_agent.gate import allowed_dim, pair_floor, suppress
 from site_agent.prepare import count_events, site_anchors, stage_events, work_lock
 from site_agent.resources import Resources, resources
 from site_agent.sources import Progress, silent
@@ -57,7 +59,7 @@ def examine(
     threads: int = 0,
     count: bool = False,
 ) -> Examination:
-    """Configuration, keys, anchors, data, floors and connection, in this order; a failure ends what depends on it.
+    """Configuration, keys, signers, anchors, data, floors and connection, in this order; a failure ends what depends on it.
 
     Coded events stay in the site's work folder, where `preview` finds them.
 
@@ -76,7 +78,9 @@ def examine(
     found = Examination(home)
     if not _run(found.before, "configuration", lambda: _configuration(home), progress):
         return found
-    _run(found.before, "keys", lambda: ("ok", f"fingerprint {home.keys.public().fingerprint}"), progress)
+    now = datetime.now(UTC)
+    _run(found.before, "keys", lambda: site_key(home, now), progress)
+    _run(found.before, "signers", lambda: signers(home, now), progress)
     _run(found.before, "anchors", lambda: _anchors(home), progress)
 
     def data() -> _Looked:
@@ -160,7 +164,8 @@ def _floors(home: Home, staged: Staged, machine: Resources, progress: Progress) 
     s = suppress(counts, policy, shift=home.study.embedding.ppmi_shift).statistics
     enough = s.codes_released >= 2 * home.study.embedding.codes_per_dim
     return ("ok" if enough else "look"), (
-        f"{s.codes_released:,} of {s.codes_seen:,} codes and {s.mass_kept:.0%} of co-occurrences pass the floors; "
+        f"{s.codes_released:,} of {s.codes_seen:,} codes and {s.mass_kept:.0%} of co-occurrences pass the floors "
+        f"(a code needs {policy.min_code_patients} patients, a pair {pair_floor(policy, s.patients)}); "
         f"at most {allowed_dim(s.codes_released, policy, home.study)} dimensions may leave"
     )
 

@@ -68,6 +68,17 @@ def make_world(folder: Path, *, sites: int, patients: int, seed: int, clusters: 
     return World(study, tuple(now), tuple(before), truth, _queries(now, truth, study.standard))
 
 
+def unlike_sizes(folder: Path, sizes: Sequence[int], *, seed: int) -> tuple[Releases, StudySpec]:
+    """Honest releases of a generated consortium whose sites have these numbers of patients, the hub first."""
+    inputs = generated(folder, sites=len(sizes), patients=max(sizes), seed=seed)
+    study, found = load_study(inputs.study), []
+    for site, size in zip(study.sites, sizes, strict=True):
+        events = folder / site / "some.parquet"
+        _first_patients(inputs.files[site].events, events, size)
+        found.append(site_release(study, site, events, inputs.files[site].anchors))
+    return found, study
+
+
 def _first_patients(events: Path, target: Path, count: int) -> None:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from coordinator.harmonize import Harmonized
+from coordinator.poisoning.screen import screen
 from tests.battery import byzantine as b
 
 FULL = os.environ.get("SMILE_BATTERY") == "full"
@@ -150,3 +151,14 @@ def test_honest_sites_do_not_suffer(
         )
     assert (values[:, 0].mean(axis=0) > values[:, 1].mean(axis=0) - 0.01).all()
     assert doubtful <= 0.005 * judged
+
+
+def test_an_honest_small_site_is_taken(tmp_path: Path) -> None:
+    """A hub of 1,000 patients beside two sites of 2,500: its few shared codes are measured too badly to reject it."""
+    for seed in range(3):
+        releases, study = b.unlike_sizes(tmp_path / str(seed), (1_000, 2_500, 2_500), seed=seed)
+        found = screen(releases, standard=study.standard)
+        print(
+            f"seed {seed}: " + "; ".join(f"{v.site} {v.state}, agreement {v.agreement}" for v in found.sites)
+        )
+        assert not any(v.left_out for v in found.sites)

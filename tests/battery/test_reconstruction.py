@@ -32,9 +32,8 @@ from tests.inprocess import policy
 FULL = os.environ.get("SMILE_BATTERY") == "full"
 SIZES = (1_000, 10_000) if FULL else (1_000,)
 SEEDS = range(6) if FULL else range(3)
-FLOOR = DEFAULT.pair_floor
 BAR = 0.01
-NO_PAIR_FLOOR = Rules(pair_floor=1, code_floor=1)
+NO_PAIR_FLOOR = Rules(pair_floor=1, code_floor=1, small_site=0)
 
 
 @cache
@@ -62,7 +61,7 @@ def attack(size: int, rules: Rules) -> list[Reconstruction]:
     for seed in SEEDS:
         (target, seen), (shadow, known), (_, other) = sites(size, rules, seed)
         sides = ((target.counts, seen), (shadow.counts, known))
-        found.append(reconstruct(*sides, other, floor=FLOOR, seed=seed))
+        found.append(reconstruct(*sides, other, floor=DEFAULT.pair_floor_at(size), seed=seed))
     return found
 
 
@@ -100,7 +99,7 @@ def test_no_released_byte_depends_on_a_small_cell() -> None:
     """Small cells dealt out anew, margins and totals as they were: the same bytes."""
     own = people(SIZES[0])
     counts = own.count(np.arange(SIZES[0]))
-    other = stir(counts, FLOOR, seed=1)
+    other = stir(counts, DEFAULT.pair_floor_at(SIZES[0]), seed=1)
     assert abs(counts.pair_patients - other.pair_patients).count_nonzero() > 10_000
     made = [
         release_bytes(sticky_counts(c, own.codes, None, policy(DEFAULT.study)), DEFAULT)

@@ -3,8 +3,11 @@
 For each seed, two thirds of the patients are counted (whole history, rolled up to ancestors), and the others judge. Shown are
 means and standard errors over seeds.
 
-    python -m pytest tests/benchmarks/test_keep.py -s                    UCI, few walks: what CI runs
+    python -m pytest tests/benchmarks/test_keep.py -s                    UCI, few walks and seeds: what CI runs
     SMILE_BENCH=full python -m pytest tests/benchmarks/test_keep.py -s   UCI and claims (samples 4-6), more seeds
+
+The full form asks for gains above two standard errors. Three seeds give no error worth the name: the short form asks each
+for a gain above zero, of comparisons whose gain in the full form is above .1.
 
 The penalty was chosen on claims of samples 1-3 (the table of penalties, SMILE_KEEP_TUNE=1), which no other table uses.
 """
@@ -33,6 +36,7 @@ from tests.keep_study import (
     counted,
     icd9_links,
     node2vec,
+    phecodes,
     ppmi_vectors,
     uci_events,
 )
@@ -42,7 +46,7 @@ FULL = os.environ.get("SMILE_BENCH") == "full"
 DIM = 100 if FULL else 50
 WALKS = 40 if FULL else 5
 EPOCHS = 50 if FULL else 10
-SEEDS = 5 if FULL else 2
+SEEDS = 5 if FULL else 3
 GENSIM = importlib.util.find_spec("gensim") is not None
 Scores = dict[str, list[dict[str, float]]]
 
@@ -107,21 +111,22 @@ def show(name: str, scores: Scores, seconds: dict[str, float]) -> None:
         print(f"| {method} | " + " | ".join(cells) + f" | {rank[method]:.1f} | {seconds[method]:.0f} |")
 
 
-def above(scores: Scores, one: str, other: str, figure: str) -> bool:
-    """Whether the paired difference is above two standard errors."""
-    pairs = zip(scores[one], scores[other], strict=True)
-    difference = mean_and_error([a[figure] - b[figure] for a, b in pairs])
-    return difference.mean > 2 * difference.error
+def above(scores: Scores, other: str, figure: str) -> None:
+    """KEEP's paired gain is above two standard errors; in the short form above zero with every seed."""
+    gains = [a[figure] - b[figure] for a, b in zip(scores["KEEP"], scores[other], strict=True)]
+    found = mean_and_error(gains)
+    assert (found.mean > 2 * found.error) if FULL else min(gains) > 0.0, f"{figure}, {other}: {gains}"
 
 
 def check(scores: Scores) -> None:
-    assert above(scores, "KEEP", "plain GloVe (AdaGrad)", "Resnik")
-    assert above(scores, "KEEP", "exact walks alone", "co-occurrence")
-    assert above(scores, "KEEP", "exact walks alone", "associated AUC")
-    assert above(scores, "KEEP", "plain GloVe (AdaGrad)", "phecode AUC")
-    assert above(scores, "KEEP", "co-occurrence view (PPMI)", "co-occurrence")
+    above(scores, "plain GloVe (AdaGrad)", "Resnik")
+    above(scores, "exact walks alone", "co-occurrence")
+    above(scores, "exact walks alone", "associated AUC")
+    above(scores, "co-occurrence view (PPMI)", "co-occurrence")
+    if phecodes():
+        above(scores, "plain GloVe (AdaGrad)", "phecode AUC")
     if GENSIM:
-        assert above(scores, "KEEP", "node2vec (gensim)", "co-occurrence")
+        above(scores, "node2vec (gensim)", "co-occurrence")
 
 
 def test_keep_joins_ontology_and_counts_on_uci() -> None:

@@ -206,7 +206,7 @@ def test_sssom_validates(federation: Federation, tmp_path: Path) -> None:
     for mapping in mappings:
         assert mapping.confidence is not None
         assert 0 <= mapping.confidence <= 1
-        assert str(mapping.predicate.curie) in {"skos:exactMatch", "skos:closeMatch"}
+        assert str(mapping.predicate.curie) in {"skos:exactMatch", "skos:closeMatch", "skos:relatedMatch"}
 
 
 def test_search_by_code_at_coordinator_and_site(federation: Federation) -> None:

@@ -133,7 +133,7 @@ def test_counts_are_pooled_and_only_the_sum_is_learnt(stack: Stack) -> None:
 
     begin = time.monotonic()
     command("sum", "open", "c1", "--statistic", "cells", "--margins", "m1", *home)
-    assert "0 of 3" in stack.run("c1", code=1, wait=15)
+    assert "0 of 3" in stack.run("c1", code=1, wait=45)
     stack.look_and_approve("c1")
     stack.run("c1")
     _, arrays, vocabulary = read_outcome(hub, "c1")

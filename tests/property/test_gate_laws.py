@@ -18,7 +18,9 @@ from site_agent.gate import make_release, refuse, round_to, suppress, too_little
 from site_agent.views.cooccurrence import cooccurrence_view
 from tests.synthetic import study
 
-POLICY = Policy(min_code_patients=6, min_pair_patients=4, margin_rounding=5, max_dim=128)
+POLICY = Policy(
+    min_code_patients=6, min_pair_patients=4, margin_rounding=5, max_dim=128, small_site_patients=0
+)
 
 
 def events(seed: int, patients: int, codes: int, per_patient: int) -> tuple[Any, Any, Any]:

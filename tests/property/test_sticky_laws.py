@@ -21,7 +21,14 @@ from tests.property.test_gate_laws import events
 from tests.synthetic import cells_moved
 
 M = 5
-POLICY = Policy(min_code_patients=9, min_pair_patients=6, margin_rounding=5, max_dim=128, sticky_patients=M)
+POLICY = Policy(
+    min_code_patients=9,
+    min_pair_patients=6,
+    margin_rounding=5,
+    max_dim=128,
+    sticky_patients=M,
+    small_site_patients=0,
+)
 N = 24
 CODES = tuple(f"ICD10CM:{i:02d}" for i in range(N))
 Rows = tuple[Any, Any, Any]

@@ -99,6 +99,26 @@ def test_a_killed_run_goes_on_and_gives_the_same(tmp_path: Path, monkeypatch: py
     assert_same(total(runs), in_memory())
 
 
+def test_a_killed_removal_leaves_no_run_that_passes_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = staged(tmp_path)
+    runs = count_staged(events, RULE, tmp_path / "counts", memory=FEW, threads=1)
+
+    def dies(folder: Path, **_: Any) -> None:
+        if Path(folder).is_dir():
+            (Path(folder) / "about.json").unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(counting.shutil, "rmtree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            runs.remove()
+    again = count_staged(events, RULE, tmp_path / "counts", memory=FEW, threads=1)
+    assert_same(total(again), in_memory())
+    assert sorted((tmp_path / "counts").iterdir()) == sorted(again.folders)
+
+
 def test_runs_of_another_rule_are_not_taken(tmp_path: Path) -> None:
     events = staged(tmp_path)
     count_staged(events, Counting(window_days=1), tmp_path / "counts", memory=FEW, threads=1)

@@ -25,6 +25,7 @@ from coordinator.publish import clusters_table
 from protocol import errors
 from protocol.envelope import EnvelopeHeader
 from protocol.errors import FederationError
+from protocol.keylist import KeyVersion
 from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import (
     Enrolment,
@@ -36,8 +37,10 @@ from protocol.messages import (
     ReleaseStatistics,
     RoundCall,
     SiteSummary,
+    Tombstone,
 )
 from protocol.published import list_files, sign_manifest
+from protocol.rotation import KeyReceipt
 from site_agent.config import Data
 from site_agent.exchange import SiteStatus
 from site_agent.sources import fhir, meds
@@ -291,6 +294,9 @@ WIRE_MODELS: tuple[type[BaseModel], ...] = (
     ReleaseStatistics,
     PublishedManifest,
     SiteSummary,
+    Tombstone,
+    KeyVersion,
+    KeyReceipt,
     Enrolment,
     RoundCall,
     Receipt,
@@ -365,7 +371,8 @@ def _small_release(folder: Path) -> None:
     codes = ["ICD10CM:E11.9", "ICD10CM:I10", "SOUTH:D-0042"]
     write_index(release, codes, vectors)
     rows = tuple(
-        Mapping(c, ("north",), i, 0.9, 0.95, False, False, codes[0], 0.5, (), ()) for i, c in enumerate(codes)
+        Mapping(c, ("north",), i, 0.9, 0.95, False, False, codes[0], 1.0, 0.5, (), ())
+        for i, c in enumerate(codes)
     )
     pq.write_table(clusters_table(MappingSet(rows, vectors)), release / "clusters.parquet")
     manifest = PublishedManifest(

@@ -27,7 +27,9 @@ def configured(hub: Hub, folder: Path) -> None:
     codes = [c for parts in releases().values() for c in parts[0]]
     local, standard = (next(c for c in codes if c.startswith(p)) for p in ("WEST:", "ICD10CM:"))
     (folder / "pairs.csv").write_text(f"code_1,code_2,relation,label\n{local},{standard},similar,1\n")
-    (folder / "knowledge.toml").write_text('[[source]]\nkind = "pairs"\nname = "experts"\npath = "pairs.csv"\n')
+    (folder / "knowledge.toml").write_text(
+        '[[source]]\nkind = "pairs"\nname = "experts"\npath = "pairs.csv"\n'
+    )
     build(load_knowledge_file(folder / "knowledge.toml"), hub.home.study, hub.home.folder / "knowledge")
     rows = [f"{c.partition(':')[0]},{c.partition(':')[2]},name of {c}" for c in sorted(set(codes))]
     (hub.home.folder / "titles.csv").write_text("system,code,title\n" + "\n".join(rows) + "\n")

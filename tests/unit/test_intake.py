@@ -92,12 +92,24 @@ def changed(**update: Any) -> Release:
         ({"codes": ("ICD10CM:A00",)}, "miscounts"),
         ({"policy": GOOD.manifest.policy.model_copy(update={"sticky_patients": 5})}, "looser floors"),
         ({"policy": GOOD.manifest.policy.model_copy(update={"min_changed_patients": 5})}, "looser floors"),
+        ({"policy": GOOD.manifest.policy.model_copy(update={"small_site_patients": 0})}, "looser floors"),
+        (
+            {"policy": GOOD.manifest.policy.model_copy(update={"small_site_pair_patients": 11})},
+            "looser floors",
+        ),
+        ({"statistics": GOOD.manifest.statistics.model_copy(update={"patients": 2_000})}, "of a larger site"),
         ({"descriptions": ("Cholera", "")}, "the study allows none"),
     ],
 )
 def test_rules_of_the_study(update: dict[str, Any], reason: str) -> None:
     with pytest.raises(ProtocolError, match=reason):
         verify(changed(**update))
+
+
+def test_a_small_site_with_the_floor_of_small_sites_is_taken() -> None:
+    policy = GOOD.manifest.policy.at(1_000)
+    assert policy.min_pair_patients == 25
+    verify(changed(policy=policy, statistics=GOOD.manifest.statistics.model_copy(update={"patients": 1_000})))
 
 
 def test_an_unknown_code_system() -> None:

@@ -22,6 +22,7 @@ def store(tmp_path: Path) -> Store:
     return store
 
 
+@pytest.mark.filterwarnings("error")
 def test_sites(store: Store) -> None:
     assert store.sites()[0].public_keys == keys("a").public()
     with pytest.raises(UsageError, match="already enrolled"):

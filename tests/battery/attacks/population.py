@@ -18,10 +18,11 @@ from coordinator.demo.codesystems import choose_concepts, load_code_systems
 from coordinator.demo.medicine import make_hospital, make_medicine
 from coordinator.demo.patients import draw_patients
 from protocol.release import encode_release
-from protocol.study import StudySpec
+from protocol.study import DEFAULT_SMALL_SITE_PATIENTS, StudySpec
 from site_agent.cooccurrence import PairCounts, count_pairs
 from site_agent.gate import Reference as GateReference
 from site_agent.gate import allowed_dim, make_release, sticky_counts, suppress
+from site_agent.gate.suppression import in_force
 from site_agent.views.cooccurrence import cooccurrence_view
 from tests.inprocess import policy
 from tests.synthetic import study
@@ -123,6 +124,7 @@ class Rules:
         code_floor: distinct patients of a code.
         pair_floor: distinct patients of a pair.
         rounding: step of the released patient counts.
+        small_site: a site that may have fewer patients has the pair floor of small sites.
     """
 
     dim: int = 128
@@ -130,19 +132,27 @@ class Rules:
     code_floor: int = 20
     pair_floor: int = 11
     rounding: int = 100
+    small_site: int = DEFAULT_SMALL_SITE_PATIENTS
 
     @cached_property
     def study(self) -> StudySpec:
-        open_data = self.code_floor < 20 or self.pair_floor < 11
+        open_data = (
+            self.code_floor < 20 or self.pair_floor < 11 or self.small_site < DEFAULT_SMALL_SITE_PATIENTS
+        )
         return study(
             embedding={"dim": self.dim, "codes_per_dim": self.codes_per_dim},
             privacy={
                 "min_code_patients": self.code_floor,
                 "min_pair_patients": self.pair_floor,
                 "margin_rounding": self.rounding,
+                "small_site_patients": self.small_site,
                 "public_data": open_data,
             },
         )
+
+    def pair_floor_at(self, size: int) -> int:
+        """Patients that a pair needs at a site of this size."""
+        return in_force(policy(self.study), size).min_pair_patients
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,9 @@ class Site:
 
 
 DEFAULT = Rules()
-OPEN = Rules(code_floor=1, pair_floor=1, rounding=1)
+ONE_FLOOR = Rules(small_site=0)
+"""The floor of large sites at small ones too, as only a study of public data may have it."""
+OPEN = Rules(code_floor=1, pair_floor=1, rounding=1, small_site=0)
 """No floor and no rounding: what the attacks must succeed on."""
 
 

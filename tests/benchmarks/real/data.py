@@ -13,14 +13,16 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from protocol.messages import Anchor, Policy
+from protocol.messages import Anchor
 from protocol.release import VerifiedRelease
 from protocol.study import StudySpec, parse_study
 from site_agent.cooccurrence import count_pairs
 from site_agent.gate import allowed_dim, make_release, suppress
 from site_agent.views.cooccurrence import cooccurrence_view
 from tests.cms import gem, shared_file
+from tests.inprocess import policy
 from tests.synthetic import verified
 
 STANDARD = "ICD10CM"
@@ -41,6 +43,7 @@ class Hospitals:
         truth: code -> standard code, CURIEs.
         titles: regime -> code -> its title; a code without a title is absent.
         mass: share of co-occurrence that each site released.
+        kinds: code -> what kind of thing it is; empty where all are of one kind.
     """
 
     study: StudySpec
@@ -48,6 +51,7 @@ class Hospitals:
     truth: Mapping[str, str]
     titles: Mapping[str, Mapping[str, str]] = field(repr=False)
     mass: tuple[float, ...]
+    kinds: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def hospitals(samples: Sequence[Sequence[int]], *, floors: bool, seed: int = 0) -> Hospitals:
@@ -59,14 +63,6 @@ def hospitals(samples: Sequence[Sequence[int]], *, floors: bool, seed: int = 0) 
         seed: of the opaque ids.
     """
     study = _study(floors)
-    policy = Policy(
-        min_code_patients=study.privacy.min_code_patients,
-        min_pair_patients=study.privacy.min_pair_patients,
-        margin_rounding=study.privacy.margin_rounding,
-        max_dim=study.embedding.dim,
-        sticky_patients=study.privacy.sticky_patients,
-        min_changed_patients=study.privacy.min_changed_patients,
-    )
     events, meaning = _events(), gem()
     distinct = sorted(set(events["code"]))
     rng = np.random.default_rng(seed)
@@ -90,7 +86,15 @@ def hospitals(samples: Sequence[Sequence[int]], *, floors: bool, seed: int = 0) 
                 title = known.get(("10", meaning[code]) if system == STANDARD else ("9", code))
                 if title:
                     titles[regime][curie] = title
-        releases.append(_release(part, system, spelt, site, study, policy))
+        releases.append(
+            release(
+                part["patient"],
+                pd.to_datetime(part["date"]).to_numpy().astype("datetime64[D]").astype(np.int64),
+                f"{system}:" + part["code"].map(spelt),
+                site,
+                study,
+            )
+        )
         mass.append(float(releases[-1].manifest.statistics.mass_kept))
     return Hospitals(study, tuple(releases), truth, titles, tuple(mass))
 
@@ -131,29 +135,32 @@ def _titles(column: str) -> dict[tuple[str, str], str]:
     return found
 
 
-def _release(
-    events: pd.DataFrame, system: str, spelt: Mapping[str, str], site: str, study: StudySpec, policy: Policy
+def release(
+    patient: Sequence[object], day: NDArray[np.int64], code: Sequence[str], site: str, study: StudySpec
 ) -> VerifiedRelease:
-    codes, code = np.unique(events["code"].map(spelt).to_numpy(dtype=str), return_inverse=True)
-    _, patient = np.unique(events["patient"].to_numpy(dtype=str), return_inverse=True)
-    day = pd.to_datetime(events["date"]).to_numpy().astype("datetime64[D]").astype(np.int32)
-    first = np.unique(np.stack([patient, day, code], axis=1), axis=0)
+    """What a site with these events releases: one row an event, the code a CURIE."""
+    floors = policy(study)
+    row, codes = pd.factorize(code, sort=True)
+    number, _ = pd.factorize(patient, sort=True)
+    order = np.lexsort((row, day, number))
+    columns = np.stack([number[order], day[order], row[order]])
+    first = np.r_[True, (columns[:, 1:] != columns[:, :-1]).any(axis=0)]
     counts = count_pairs(
-        first[:, 0].astype(np.int64),
-        first[:, 1].astype(np.int32),
-        first[:, 2].astype(np.int32),
+        columns[0, first].astype(np.int64),
+        columns[1, first].astype(np.int32),
+        columns[2, first].astype(np.int32),
         len(codes),
         window_days=study.counting.window,
         max_events_per_patient=study.counting.max_events_per_patient,
     )
     shift = study.embedding.ppmi_shift
-    kept = suppress(counts, policy, shift=shift)
+    kept = suppress(counts, floors, shift=shift)
     view = cooccurrence_view(
-        kept, dim=allowed_dim(len(kept.rows), policy, study), shift=shift, seed=study.embedding.seed
+        kept, dim=allowed_dim(len(kept.rows), floors, study), shift=shift, seed=study.embedding.seed
     )
     identity = {"site": site, "sequence": 1, "previous": "", "agent_version": "0", "agent_digest": "0" * 64}
-    names = tuple(f"{system}:{c}" for c in codes)
-    return verified(make_release(kept, (view,), names, {}, policy=policy, study=study, identity=identity))
+    names = tuple(str(c) for c in codes)
+    return verified(make_release(kept, (view,), names, {}, policy=floors, study=study, identity=identity))
 
 
 def _study(floors: bool) -> StudySpec:
@@ -175,6 +182,7 @@ def _study(floors: bool) -> StudySpec:
             "public_data": True,
             "min_code_patients": 2,
             "min_pair_patients": 1,
+            "small_site_patients": 0,
             "margin_rounding": 1,
         }
     return parse_study(table, "of the benchmark")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from unittest.mock import patch
 
 import numpy as np
 import scipy.sparse as sp
@@ -21,11 +20,11 @@ from coordinator.model.factor import Array, Index
 from coordinator.model.rivals import CLUSTERINGS, EMBEDDINGS
 from coordinator.poisoning.influence import speaking
 from coordinator.ranking import LEAST, Fusion, default_fusion, learn_fusion
-from coordinator.union import UnionVocabulary, build_union, sources
+from coordinator.union import UnionVocabulary, build_union, patient_shares, sources
 from coordinator.weak_pairs import latent
 from protocol.errors import FitError
 from protocol.release import VerifiedRelease
-from tests.benchmarks.real.data import STANDARD, Hospitals, hospitals, split, with_anchors
+from tests.benchmarks.real.data import Hospitals, hospitals, split, with_anchors
 
 OURS = "SMILE, all views"
 SCORES = ("hits@1", "hits@5", "MRR", "AMI")
@@ -52,6 +51,7 @@ class Problem:
 
     `query` are codes outside the standard without an anchor of their own whose standard code was released, `target`
     all released standard codes, `right` each query's place in `target`; `scored` codes whose row no anchor touches.
+    `kinds` numbers each row's kind, where there are several: candidates are those of the query's kind.
     """
 
     cell: Cell
@@ -65,6 +65,7 @@ class Problem:
     target: Index
     right: Index
     scored: Index
+    kinds: Index | None = None
 
     def place(self, score: Array, clues: Clues) -> NDArray[np.int64]:
         """Ranks of the right targets by an (n_local, n_standard) score; a tie ranks before."""
@@ -73,6 +74,10 @@ class Problem:
         return self.ranks(score[np.ix_(row[self.union.row[self.query]], column[self.union.row[self.target]])])
 
     def ranks(self, score: Array) -> NDArray[np.int64]:
+        """Ranks of the right targets by a (queries, targets) score."""
+        if self.kinds is not None:
+            kind = self.kinds[self.union.row]
+            score = np.where(kind[self.query][:, None] == kind[self.target][None], score, -np.inf)
         best = score[np.arange(len(self.right)), self.right]
         return np.asarray((score >= best[:, None]).sum(axis=1), dtype=np.int64)
 
@@ -89,13 +94,15 @@ def _hospitals(seed: int, floors: bool) -> Hospitals:
 def problem(cell: Cell) -> Problem:
     """The cell's releases and task."""
     found = _hospitals(cell.seed, cell.floors)
-    return _task(cell, found, with_anchors(found, cell.share, cell.seed))
+    return task_of(cell, found, with_anchors(found, cell.share, cell.seed))
 
 
-def _task(cell: Cell, found: Hospitals, releases: tuple[VerifiedRelease, ...]) -> Problem:
-    union = unlinked_union(releases)
+def task_of(cell: Cell, found: Hospitals, releases: tuple[VerifiedRelease, ...]) -> Problem:
+    """What is asked of these releases."""
+    system = found.study.standard
+    union = build_union(releases, standard=system, require_links=False)
     codes = union.codes
-    standard = np.array([c.startswith(f"{STANDARD}:") for c in codes])
+    standard = np.array([c.startswith(f"{system}:") for c in codes])
     target = np.flatnonzero(standard)
     place = {codes[j]: k for k, j in enumerate(target)}
     query = [i for i in np.flatnonzero(~standard & ~union.anchored) if found.truth[codes[i]] in place]
@@ -112,41 +119,43 @@ def _task(cell: Cell, found: Hospitals, releases: tuple[VerifiedRelease, ...]) -
         target=target,
         right=np.array([place[found.truth[codes[i]]] for i in query], dtype=np.intp),
         scored=np.flatnonzero(~touched),
+        kinds=_kinds(union, found.kinds) if found.kinds else None,
     )
 
 
-def unlinked_union(releases: Sequence[VerifiedRelease]) -> UnionVocabulary:
-    """The union, sites without any link allowed."""
-    with patch("coordinator.union._check_linked"):
-        return build_union(releases, standard=STANDARD)
+def _kinds(union: UnionVocabulary, kinds: Mapping[str, str]) -> Index:
+    number = np.unique([kinds[c] for c in union.codes], return_inverse=True)[1]
+    found = np.zeros(union.n_rows, dtype=np.intp)
+    found[union.row] = number
+    return found
 
 
 def text_vectors(union: UnionVocabulary, titles: Mapping[str, str]) -> NDArray[np.float64]:
     """(n_rows, p) character n-gram TF-IDF of the codes' titles, added up where codes share a row."""
-    words = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
-    found = words.fit_transform([titles.get(code, "") for code in union.codes])
+    found = _coordinates(tuple(titles.get(code, "") for code in union.codes))
     onto = sp.csr_array((np.ones(len(union.row)), (union.row, np.arange(len(union.row)))))
-    total = onto @ sp.csr_array(found)
-    # Principal coordinates of the same cosines, without loss: there are fewer rows than n-grams.
-    gram = (total @ total.T).toarray()
+    return unit_rows(np.asarray(onto @ found))
+
+
+@lru_cache(maxsize=1)
+def _coordinates(texts: tuple[str, ...]) -> NDArray[np.float64]:
+    """(n, p) principal coordinates of the texts' TF-IDF, without loss: there are fewer texts than n-grams."""
+    words = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    rows = sp.csr_array(words.fit_transform(texts))
+    _, first, place, count = np.unique(texts, return_index=True, return_inverse=True, return_counts=True)
+    # A text that comes many times is one row of the Gram matrix with that weight.
+    weight = np.sqrt(count)[:, None]
+    gram = (rows[first] @ rows[first].T).toarray() * weight * weight.T
     values, vectors = np.linalg.eigh(gram)
     kept = values > 1e-9 * values[-1]
-    return unit_rows(np.asarray(vectors[:, kept] * np.sqrt(values[kept]))[:, ::-1])
+    return np.asarray((vectors[:, kept] * np.sqrt(values[kept]) / weight)[place, ::-1])
 
 
 def clues(task: Problem) -> Clues:
     """What needs no alignment."""
-    union, index = task.union, {c: i for i, c in enumerate(task.union.codes)}
-    share = []
-    for release, source in zip(task.releases, task.data, strict=True):
-        total = np.zeros(union.n_rows)
-        rows = union.row[[index[c] for c in release.manifest.codes]]
-        # A count that was rounded to nothing stands for up to half a step.
-        least = max(release.manifest.policy.margin_rounding / 2, 1.0)
-        patients = np.maximum(release.arrays["code-patients"], least)
-        np.add.at(total, rows, patients / release.manifest.statistics.patients)
-        share.append(total[source.codes])
-    return gather(task.data, union.n_rows, np.array(sorted(union.standard)), share, task.text)
+    standard = np.array(sorted(task.union.standard))
+    share = patient_shares(task.releases, task.union, task.data)
+    return gather(task.data, task.union.n_rows, standard, share, task.text, categories=task.kinds)
 
 
 def names(task: Problem) -> tuple[str, ...]:
@@ -167,7 +176,7 @@ def learnt(task: Problem) -> Fusion:
     tasks = []
     for f in range(_FOLDS if len(given) >= LEAST else 0):
         hidden = {(s, a.row): a.standard for (s, a), k in zip(given, fold, strict=True) if k == f}
-        part = _task(task.cell, task.found, tuple(_less(r, s, hidden) for s, r in enumerate(task.releases)))
+        part = task_of(task.cell, task.found, tuple(_less(r, s, hidden) for s, r in enumerate(task.releases)))
         known = clues(part)
         linked = link(part, known, default_fusion(names(part)), rounds=4)
         row = dict(zip(part.union.codes, part.union.row.tolist(), strict=True))
@@ -269,11 +278,24 @@ def _ablation(task: Problem, known: Clues) -> dict[str, Row]:
 
 def _rivals(task: Problem, n_clusters: int) -> dict[str, Row]:
     """Every rival on the same sources, the text (if any) one more of them; none where nothing links the sites."""
-    data = list(task.data)
-    dims = {task.dim, min(source.matrix.shape[1] for source in data)}
+    table: dict[str, Row] = {}
+    for name, points in rival_embeddings(task):
+        place = task.by_cosine(points)
+        for clustering in CLUSTERINGS if task.cell.floors else ("average linkage",):
+            labels = CLUSTERINGS[clustering](points, n_clusters, 0)
+            table[f"{name} + {clustering}"] = _row(task, place, labels)
+    return table
+
+
+def rival_embeddings(task: Problem, also: Sequence[Source] = ()) -> Iterator[tuple[str, Array]]:
+    """(n_rows, d) unit rows of each rival, at three fifths of the released columns and at all of them.
+
+    Without floors only those whose cost such numbers of codes allow.
+    """
+    data = [*task.data, *also]
+    dims = {task.dim, min(source.matrix.shape[1] for source in task.data)}
     if task.text is not None:
         data.append(Source("text", np.arange(task.union.n_rows), task.text[:, :_TEXT_AXES]))
-    table: dict[str, Row] = {}
     for name in EMBEDDINGS if task.cell.floors else ("SVD", "Procrustes", "BONMI"):
         for dim in sorted(dims) if name in {"SVD", "Procrustes"} else [task.dim]:
             options = {"n_penalties": _PENALTIES} if name == "SLIDE" else {}
@@ -281,13 +303,7 @@ def _rivals(task: Problem, n_clusters: int) -> dict[str, Row]:
                 points = EMBEDDINGS[name](data, task.union.n_rows, dim, **options)
             except FitError:
                 continue
-            place = task.by_cosine(points)
-            for clustering in CLUSTERINGS if task.cell.floors else ("average linkage",):
-                labels = CLUSTERINGS[clustering](points, n_clusters, 0)
-                table[f"{name} (d {'3/5' if dim == task.dim else 'all'}) + {clustering}"] = _row(
-                    task, place, labels
-                )
-    return table
+            yield f"{name} (d {'3/5' if dim == task.dim else 'all'})", points
 
 
 def _row(task: Problem, place: NDArray[np.int64], labels: Index) -> Row:

@@ -1,0 +1,168 @@
+"""The map of a verified release, as every writer takes it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from coordinator.exports.predicates import DECIMALS, Kinship, Predicate, predicate
+from coordinator.mapping import Evidence, Mapping
+from protocol.errors import ProtocolError
+from protocol.messages import PublishedManifest
+from protocol.published import read_listed
+from protocol.study import StudySpec
+from protocol.vocabulary import split_curie
+
+CLUSTERS = "clusters.parquet"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One code of the map; fields as in `coordinator.mapping.Mapping`.
+
+    Attributes:
+        given: anchored, or a standard code itself.
+        kinship: what a hierarchy says the standard code is to the code; None where none is known.
+    """
+
+    code: str
+    sites: tuple[str, ...]
+    cluster: int
+    posterior: float
+    probability: float
+    anchored: bool
+    given: bool
+    standard_code: str
+    similarity: float
+    alternatives: tuple[str, ...]
+    evidence: tuple[Evidence, ...]
+    kinship: Kinship | None = None
+
+    @property
+    def system(self) -> str:
+        """Prefix of the code."""
+        return split_curie(self.code)[0]
+
+    @property
+    def local(self) -> str:
+        """The code without its prefix."""
+        return split_curie(self.code)[1]
+
+    @property
+    def target(self) -> str:
+        """The standard code without its prefix; "" without one."""
+        return split_curie(self.standard_code)[1] if self.standard_code else ""
+
+    @property
+    def predicate(self) -> Predicate | None:
+        """By the rule of `predicates`; None without a standard code."""
+        if not self.standard_code:
+            return None
+        return predicate(self.probability, given=self.given, kinship=self.kinship)
+
+    @property
+    def confidence(self) -> float:
+        """The probability as formats show it."""
+        return round(self.probability, DECIMALS)
+
+
+@dataclass(frozen=True)
+class PublishedMap:
+    """A release's map.
+
+    Attributes:
+        entries: every code of the release, sorted.
+    """
+
+    manifest: PublishedManifest
+    study: StudySpec
+    entries: tuple[Entry, ...] = field(repr=False)
+
+    @cached_property
+    def mappings(self) -> tuple[Entry, ...]:
+        """The codes outside the standard system; a standard code's own row maps nothing."""
+        return tuple(e for e in self.entries if e.system != self.study.standard)
+
+    def at_least(self, probability: float) -> PublishedMap:
+        """The same map, where what was found and is less probable has no standard code: it leads the alternatives."""
+        if probability <= 0.0:
+            return self
+        entries = (
+            e
+            if e.given or not e.standard_code or e.confidence >= probability
+            else replace(
+                e,
+                standard_code="",
+                probability=0.0,
+                similarity=0.0,
+                alternatives=(e.standard_code, *e.alternatives),
+            )
+            for e in self.entries
+        )
+        return replace(self, entries=tuple(entries))
+
+    @property
+    def base(self) -> str:
+        """What URIs of this study begin with."""
+        return base_uri(self.study)
+
+    def system_uri(self, prefix: str) -> str:
+        """The canonical URI of a code system; one below the study's own where the study names none."""
+        return self.study.system(prefix).uri or f"{self.base}codes/{prefix}/"
+
+
+def evidence_line(row: Entry | Mapping) -> str:
+    """Cluster, sites and evidence in one line."""
+    parts = [f"{e.site}: {e.members} codes, cosine {e.cosine:.2f}" for e in row.evidence]
+    evidence = "; ".join(parts) or "none"
+    return f"cluster {row.cluster}; held by {', '.join(row.sites)}; evidence {evidence}"
+
+
+def base_uri(study: StudySpec) -> str:
+    """What URIs of a study begin with."""
+    return f"{study.base_uri.rstrip('/')}/{study.id}/"
+
+
+def read_map(folder: Path, manifest: PublishedManifest) -> PublishedMap:
+    """The map of a release folder that `verify_folder` has accepted.
+
+    Raises:
+        ProtocolError: the table changed since, or the release is of another version of this software.
+    """
+    data = read_listed(folder, manifest, CLUSTERS)
+    try:
+        study = StudySpec.model_validate(manifest.study)
+        entries = _entries(pq.read_table(io.BytesIO(data)).to_pylist())
+    except (ValidationError, pa.ArrowException, KeyError) as error:
+        raise ProtocolError(
+            f"The map in {folder} cannot be read",
+            why=f"this software does not know its form ({type(error).__name__})",
+            do=f"Export it with the software that wrote it: {manifest.software}",
+        ) from None
+    return PublishedMap(manifest, study, tuple(sorted(entries, key=lambda e: e.code)))
+
+
+def _entries(rows: list[dict[str, Any]]) -> list[Entry]:
+    return [
+        Entry(
+            code=r["code"],
+            sites=tuple(r["sites"]),
+            cluster=r["cluster"],
+            posterior=r["posterior"],
+            probability=r["probability"],
+            anchored=r["anchored"],
+            given=r["anchored"] or r["code"] == r["standard_code"],
+            standard_code=r["standard_code"],
+            similarity=r["similarity"],
+            alternatives=tuple(r["alternatives"]),
+            evidence=tuple(Evidence(e["site"], e["members"], e["cosine"]) for e in r["evidence"]),
+        )
+        for r in rows
+    ]
