@@ -59,6 +59,8 @@ UNBOUNDED = {
     ("blend .25", "hub, first"),
     ("blend .25, permuted rows", "hub, first"),
     ("twenty hijacked codes", "hub, first"),
+    (f"{FLOOD} times the codes", "hub, first"),
+    (f"{FLOOD} times the codes", "hub, later"),
 }
 """What one site alone holds, and nobody has seen before, can be checked against nothing: the page says so, with these figures."""
 
@@ -115,7 +117,7 @@ def _outcomes(
 def test_honest_sites_do_not_suffer(
     worlds: list[b.World], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The guards cost honest sites nothing, and blame none of them: AMI and hits with and without, paired by seed."""
+    """The guards cost honest sites less than the bar, and blame none of them: AMI and hits with and without, paired by seed."""
     chosen = [
         b.make_world(
             tmp_path / str(seed),
@@ -149,7 +151,7 @@ def test_honest_sites_do_not_suffer(
                 for s, m in zip(("AMI", "hits@1", "hits@5"), values[:, i].mean(axis=0), strict=True)
             )
         )
-    assert (values[:, 0].mean(axis=0) > values[:, 1].mean(axis=0) - 0.01).all()
+    assert (values[:, 0].mean(axis=0) > values[:, 1].mean(axis=0) - BAR).all()
     assert doubtful <= 0.005 * judged
 
 

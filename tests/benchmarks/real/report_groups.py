@@ -220,4 +220,4 @@ def _cell(runs: Runs, method: str, column: str) -> str:
 
 def _signed(gain: Estimate, n: int) -> str:
     text = shown(gain, "+")
-    return f"**{text}**" if n > 1 and gain.mean > 2 * gain.error else text
+    return f"**{text}**" if n > 2 and gain.mean > 2 * gain.error else text
