@@ -21,6 +21,8 @@ STEADY = 0.95
 """Agreement of a release with the site's last one, below which the standard codes that it alone holds are held."""
 MOVED = 0.6
 """Agreement of one code with itself in the site's last release, below which it has moved."""
+MANY_NEW = 1.0
+"""Standard codes that a site alone holds and has added, for each that it alone held before, above which they are held."""
 
 
 def doubtful_codes(
@@ -140,4 +142,20 @@ def held_changes(
             for site, r in by.items()
             if site not in accepted
         ]
+    for site in sorted(drifts.keys() - set(out) - set(accepted)):
+        held += [
+            HeldChange(code, site, 0.0, "new code not used")
+            for code in _flood(round_, drifts[site], site, out)
+        ]
     return tuple(held)
+
+
+def _flood(round_: Beside, moved: Drift, site: str, out: Collection[str]) -> list[str]:
+    """Standard codes that a site alone holds and has added, where they are more than it alone held before."""
+    rows = {code: row for row, code in round_.union.standard.items()}
+
+    def alone(codes: Sequence[str]) -> list[str]:
+        return [c for c in codes if round_.holders.get(rows.get(c, -1), frozenset()) - set(out) == {site}]
+
+    new = alone(moved.new)
+    return new if len(new) > MANY_NEW * len(alone(moved.codes)) else []

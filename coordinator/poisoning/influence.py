@@ -63,6 +63,7 @@ class Drift(NamedTuple):
         r: correlation of the cosines among all codes of both; 1 for the same release, 0 where they have none in common.
         codes: the codes of both.
         rows: for each of them the correlation of its own cosines.
+        new: codes that the last release did not have.
         counts: correlation of the log patient counts of the codes that both releases hold; 1 where they are too few.
     """
 
@@ -70,6 +71,7 @@ class Drift(NamedTuple):
     codes: tuple[str, ...]
     rows: Array
     counts: float = 1.0
+    new: tuple[str, ...] = ()
 
 
 def drift(now: VerifiedRelease, before: VerifiedRelease) -> Drift:
@@ -86,7 +88,8 @@ def drift(now: VerifiedRelease, before: VerifiedRelease) -> Drift:
         one, two = unit(view.matrix[i]), unit(other.matrix[j])
         found.append(Drift(correlation(one, two)[0], codes, profiles(one, two)))
     least = min(found, key=lambda d: d.r) if found else Drift(0.0, (), np.zeros(0))
-    return least._replace(counts=_count_correlation(now, before))
+    new = tuple(sorted(set(now.manifest.codes) - set(before.manifest.codes)))
+    return least._replace(counts=_count_correlation(now, before), new=new)
 
 
 def _count_correlation(now: VerifiedRelease, before: VerifiedRelease) -> float:
@@ -136,6 +139,28 @@ def without(release: VerifiedRelease, anchors: Collection[str], rows: Collection
     return replace(
         release, manifest=release.manifest.model_copy(update=changes), arrays=MappingProxyType(arrays)
     )
+
+
+def less_codes(release: VerifiedRelease, gone: Collection[str]) -> VerifiedRelease:
+    """The release as it would be had the site not sent some codes; its statistics stay what it said."""
+    manifest = release.manifest
+    kept = [i for i, code in enumerate(manifest.codes) if code not in gone]
+    place = {i: k for k, i in enumerate(kept)}
+    arrays = dict(release.arrays)
+    arrays[CODE_PATIENTS] = arrays[CODE_PATIENTS][kept]
+    for view in release.views():
+        use = np.array([int(i) in place for i in view.rows], dtype=bool)
+        rows = np.array([place[int(i)] for i in view.rows[use]], dtype=view.rows.dtype)
+        arrays |= view_arrays(SourceView(view.name, rows, view.matrix[use]))
+    changes: Mapping[str, object] = {
+        "codes": tuple(manifest.codes[i] for i in kept),
+        "anchors": tuple(
+            a.model_copy(update={"row": place[a.row]}) for a in manifest.anchors if a.row in place
+        ),
+        "descriptions": tuple(manifest.descriptions[i] for i in kept) if manifest.descriptions else (),
+        "arrays": describe(arrays),
+    }
+    return replace(release, manifest=manifest.model_copy(update=changes), arrays=MappingProxyType(arrays))
 
 
 def unit(matrix: npt.NDArray[np.floating]) -> Array:

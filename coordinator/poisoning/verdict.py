@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from coordinator.poisoning.influence import hold, without
+from coordinator.poisoning.influence import hold, less_codes, without
 from protocol.messages import SiteSummary
 from protocol.release import VerifiedRelease
 
@@ -38,13 +38,14 @@ class HeldChange:
         code: the standard code.
         site: who moved it.
         agreement: of its cosines now with those in the site's last release.
-        done: "last release's row used" where no other site holds the code, "row not used" where one does.
+        done: "last release's row used" where no other site holds the code, "row not used" where one does, "new code not used"
+            where the site has suddenly many that nobody else holds.
     """
 
     code: str
     site: str
     agreement: float
-    done: Literal["last release's row used", "row not used"]
+    done: Literal["last release's row used", "row not used", "new code not used"]
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Screening:
             rows |= {h.code for h in changes if h.done == "row not used"}
             old = {h.code for h in changes if h.done == "last release's row used"}
             used = without(release, anchors, rows) if anchors or rows else release
+            new = {h.code for h in changes if h.done == "new code not used"}
+            used = less_codes(used, new) if new else used
             found.append(hold(used, before[site], old) if old and site in before else used)
         return tuple(found)
 

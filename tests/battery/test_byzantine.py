@@ -60,7 +60,6 @@ UNBOUNDED = {
     ("blend .25, permuted rows", "hub, first"),
     ("twenty hijacked codes", "hub, first"),
     (f"{FLOOD} times the codes", "hub, first"),
-    (f"{FLOOD} times the codes", "hub, later"),
 }
 """What one site alone holds, and nobody has seen before, can be checked against nothing: the page says so, with these figures."""
 

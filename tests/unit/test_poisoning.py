@@ -23,7 +23,7 @@ from coordinator.poisoning.verdict import screening_from
 from coordinator.union import build_union, sources
 from protocol.errors import UsageError
 from protocol.messages import SiteSummary
-from protocol.release import VerifiedRelease
+from protocol.release import CODE_PATIENTS, VerifiedRelease
 from tests.synthetic import release, study, unit_rows, verified
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -261,6 +261,35 @@ def test_what_one_site_alone_moves_is_held_as_it_was() -> None:
     assert correlation(used, rows)[0] == pytest.approx(1.0, abs=1e-5)
     accepted = screen(now, standard="ICD10CM", earlier=before, accepted={"north": "reviewed"})
     assert not accepted.held
+
+
+def flooded(releases: list[VerifiedRelease], times: int) -> list[VerifiedRelease]:
+    """North with so many times the codes, the new ones beside its own."""
+    rows = np.vstack([releases[0].views()[0].matrix] * times).astype(np.float64)
+    codes = [f"{code}{'X' * k}" for k in range(times) for code in CODES]
+    return [verified(release("north", codes, rows)), *releases[1:]]
+
+
+def test_a_flood_of_new_standard_codes_waits_for_a_reviewer() -> None:
+    before = alone()
+    now = flooded(before, 3)
+    found = screen(now, standard="ICD10CM", earlier=before)
+    new = [h for h in found.held if h.done == "new code not used"]
+    assert {h.code for h in new} == set(now[0].manifest.codes) - set(CODES)
+    used = found.admitted(now, before)[0]
+    assert used.manifest.codes == tuple(CODES)
+    assert len(used.arrays[CODE_PATIENTS]) == N
+    assert used.views()[0].rows.tolist() == list(range(N))
+    accepted = screen(now, standard="ICD10CM", earlier=before, accepted={"north": "they added drugs"})
+    assert accepted.admitted(now, before)[0].manifest.codes == now[0].manifest.codes
+
+
+def test_some_new_standard_codes_are_nothing_to_hold() -> None:
+    before = alone()
+    grown = list(flooded(before, 2))
+    assert not [
+        h for h in screen(grown, standard="ICD10CM", earlier=before).held if h.done == "new code not used"
+    ]
 
 
 def test_the_same_release_moves_nothing() -> None:

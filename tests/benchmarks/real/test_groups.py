@@ -37,7 +37,7 @@ def test_synthea_drugs_are_near_to_what_they_treat() -> None:
     print(group_sections({"Synthea": [tables]}))
     scores = tables["indications"]
     for own in (LINKED, TWO_STAGE):
-        assert scores[own]["indicated"] > 0.7  # type: ignore[operator]
+        assert scores[own]["indicated"] > 0.6  # type: ignore[operator]
     labs = tables["labs"]
     assert 20 < labs["facts"]["shared"] < 64  # type: ignore[operator]
     assert f"{LINKED} {WITH}" in labs and f"{ALONE} {WITH}" not in labs
