@@ -27,7 +27,7 @@ LEAST = 50
 
 @dataclass(frozen=True)
 class Calibration:
-    """P(right | strength) = 1 / (1 + exp(-(intercept + slope strength))), strength as in `mapping.Ranking`.
+    """P(right | strength) = 1 / (1 + exp(-(intercept + slope strength))), strength as in `candidates.Ranking`.
 
     Attributes:
         n: hidden anchors that it was learnt from; 0 where there were too few.

@@ -10,10 +10,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from coordinator.candidates import Ranking, rank_linked, rank_nearest
 from coordinator.knowledge.build import Build
 from coordinator.knowledge.relations import RowRelations, prior_of, relations_of, standard_anchors
 from coordinator.linking import gather, self_train
-from coordinator.mapping import Ranking, rank_linked, rank_nearest
 from coordinator.model import SmileFit, Source, fit_smile
 from coordinator.model.choose import choose_clusters
 from coordinator.model.factor import Index

@@ -12,8 +12,9 @@ import scipy.sparse as sp
 
 from coordinator.background import NOTHING, Background
 from coordinator.calibration import FOLDS, UNKNOWN, Calibration, calibrate
+from coordinator.candidates import Ranking
 from coordinator.estimate import Progress, estimate
-from coordinator.mapping import MappingSet, Ranking, make_mappings, with_probability
+from coordinator.mapping import MappingSet, make_mappings, with_probability
 from coordinator.model import SmileFit
 from coordinator.poisoning.screen import screen
 from coordinator.poisoning.verdict import Screening, screening_from

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.csv as pa_csv
 
+from coordinator.candidates import Ranking
 from coordinator.evaluation import ami, chance_hits, ranks
 from coordinator.harmonize import Harmonized
-from coordinator.mapping import Ranking
 from coordinator.model.rivals import svd_kmeans, svd_linkage
 from coordinator.report.data import Quality, QualityRow
 from coordinator.union import sources

@@ -100,12 +100,13 @@ def _federate(demo: Demo, step: Step) -> tuple[dict[str, Any], dict[str, Any]]:
             zip(names, _in_parallel(lambda name: _preview_and_approve(demo, name), names), strict=True)
         )
         step("connecting the sites over TLS", 0.45)
+        home = ("--home", str(demo.hub))
+        _wait_for_services(demo, serving, log)
+        # A node that the SuperLink does not know yet is turned away, and tries again after a minute only.
+        _coordinator("round", "open", _ROUND, *home)
         for name in names:
             words = ("run", "--home", str(demo.site(name)))
             stack.enter_context(_running("site-agent", words, demo.folder / f"{name}.log"))
-        home = ("--home", str(demo.hub))
-        _wait_for_services(demo, serving, log)
-        _coordinator("round", "open", _ROUND, *home)
         step("collecting sealed releases, one site at a time", 0.55)
         collected = _json(
             _coordinator("round", "collect", _ROUND, "--wait", _WAIT, "--poll", "1", "--json", *home)

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import softmax
 
+from coordinator.candidates import rank_linked, rank_nearest
 from coordinator.linking import NEVER, Clues, Linked
-from coordinator.mapping import N_ALTERNATIVES, rank_linked, rank_nearest
+from coordinator.mapping import N_ALTERNATIVES
 from coordinator.model.alignment import unit_rows
 from coordinator.weak_pairs import Latent
 

@@ -1,0 +1,109 @@
+"""Candidates of each row of a fit, ranked by all that speaks for them (`rank_linked`) or by their vectors (`rank_nearest`)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+from scipy.special import logsumexp
+
+from coordinator.linking import NEVER, Linked
+from coordinator.mapping import N_ALTERNATIVES
+
+_MOST_ODDS = 50.0
+_OWN = 3.0  # above any cosine with a known pair's weight
+_BLOCK = 2_000  # rows whose cosines are formed at once
+
+
+class Ranking(NamedTuple):
+    """The candidates of each row of the fit.
+
+    Attributes:
+        rows: int (n_rows, 1 + N_ALTERNATIVES) rows with a standard code, the first best; -1 where there are no more.
+        strength: (n_rows,) how much more speaks for the first candidate than for the others: log odds of it against all
+            others (`rank_linked`), or its cosine and known weight (`rank_nearest`).
+    """
+
+    rows: npt.NDArray[np.int64]
+    strength: npt.NDArray[np.float64]
+
+
+def rank_linked(
+    linked: Linked,
+    embedding: npt.NDArray[np.float64],
+    standard: npt.NDArray[np.intp],
+    categories: npt.NDArray[np.intp],
+) -> Ranking:
+    """Candidates by the fused score; rows with a standard code as in `rank_nearest`.
+
+    strength_i = log p - log(1 - p), p the softmax of row i's scores at its greatest.
+
+    Args:
+        linked: of the sources.
+        embedding: (n_rows, d) its latent means as unit rows.
+        standard: increasing rows with a standard code.
+        categories: (n_rows,) category of each row.
+    """
+    clues, score = linked.clues, linked.score
+    rows, strength = rank_nearest(embedding, standard, categories)
+    rows[clues.local] = -1
+    n, m = score.shape
+    if not n or not m:
+        return Ranking(rows, strength)
+    k = min(1 + N_ALTERNATIVES, m)
+    order = _first(score, k)
+    best = np.take_along_axis(score, order, axis=1)
+    rows[clues.local, :k] = np.where(best > NEVER / 2, clues.standard[order], -1)
+    rest = score.copy()
+    rest[np.arange(n), order[:, 0]] = -np.inf
+    with np.errstate(divide="ignore"):
+        others = logsumexp(rest, axis=1) if m > 1 else np.full(n, -np.inf)
+    strength[clues.local] = np.clip(best[:, 0] - others, -_MOST_ODDS, _MOST_ODDS)
+    return Ranking(rows, strength)
+
+
+def rank_nearest(
+    embedding: npt.NDArray[np.float64],
+    standard: npt.NDArray[np.intp],
+    categories: npt.NDArray[np.intp],
+    known: sp.csr_array | None = None,
+) -> Ranking:
+    """Candidates by cosine among the standard codes of a row's category; a row with a standard code is its own.
+
+    The weight of a known pair is added to its cosine, so that a sure one comes first.
+
+    Args:
+        embedding: (n_rows, d) unit rows.
+        standard: increasing rows with a standard code.
+        categories: (n_rows,) category of each row.
+        known: (n_rows, n_rows) weights of known pairs, below zero for pairs known to differ; None without any.
+    """
+    n_rows = len(embedding)
+    rows = np.full((n_rows, 1 + N_ALTERNATIVES), -1, dtype=np.int64)
+    strength = np.zeros(n_rows)
+    own = np.zeros(n_rows, dtype=bool)
+    own[standard] = True
+    for category in np.unique(categories):
+        targets = standard[categories[standard] == category]
+        members = np.flatnonzero(categories == category)
+        if not len(targets):
+            continue
+        for low in range(0, len(members), _BLOCK):
+            some = members[low : low + _BLOCK]
+            cosine = embedding[some] @ embedding[targets].T
+            if known is not None:
+                cosine += known[some][:, targets].toarray()
+            # A standard code comes first among its own candidates, however near another may be.
+            cosine[some[:, None] == targets[None]] = _OWN
+            order = _first(cosine, min(1 + N_ALTERNATIVES, len(targets)))
+            rows[some, : order.shape[1]] = targets[order]
+            best = np.take_along_axis(cosine, order[:, :1], axis=1)[:, 0]
+            strength[some] = np.where(best == _OWN, 1.0, best)
+    return Ranking(rows, strength)
+
+
+def _first(score: npt.NDArray[np.floating], k: int) -> npt.NDArray[np.intp]:
+    """(n, k) columns of each row's greatest values, greatest first; of equal ones the earlier column."""
+    return np.asarray(np.argsort(-score, axis=1, kind="stable")[:, :k])
