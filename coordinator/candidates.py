@@ -47,8 +47,11 @@ def rank_linked(
         categories: (n_rows,) category of each row.
     """
     clues, score = linked.clues, linked.score
-    rows, strength = rank_nearest(embedding, standard, categories)
-    rows[clues.local] = -1
+    rows = np.full((len(embedding), 1 + N_ALTERNATIVES), -1, dtype=np.int64)
+    strength = np.zeros(len(embedding))
+    among = rank_nearest(embedding[standard], np.arange(len(standard)), categories[standard])
+    rows[standard] = np.where(among.rows >= 0, standard[among.rows], -1)
+    strength[standard] = among.strength
     n, m = score.shape
     if not n or not m:
         return Ranking(rows, strength)
@@ -83,8 +86,6 @@ def rank_nearest(
     n_rows = len(embedding)
     rows = np.full((n_rows, 1 + N_ALTERNATIVES), -1, dtype=np.int64)
     strength = np.zeros(n_rows)
-    own = np.zeros(n_rows, dtype=bool)
-    own[standard] = True
     for category in np.unique(categories):
         targets = standard[categories[standard] == category]
         members = np.flatnonzero(categories == category)

@@ -21,10 +21,10 @@ from coordinator.model.noise import whiten_sources
 from coordinator.model.prior import Membership, anchored_prior
 from coordinator.model.rivals import svd_embedding
 from coordinator.model.twostage import Means, cluster_means, first_stage
-from coordinator.poisoning.influence import site_of, speaking
+from coordinator.poisoning.influence import speaking
 from coordinator.ranking import default_fusion
 from coordinator.text_view import NamedCodes
-from coordinator.union import UnionVocabulary, patient_shares, sources
+from coordinator.union import UnionVocabulary, patient_shares, site_of, sources
 from protocol.release import VerifiedRelease
 from protocol.study import StudySpec
 

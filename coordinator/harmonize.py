@@ -22,7 +22,7 @@ from coordinator.union import UnionVocabulary, build_union
 from protocol.arrays import decode_arrays, encode_arrays
 from protocol.errors import FitError, RoundError
 from protocol.files import write_atomic
-from protocol.release import VerifiedRelease
+from protocol.release import COOCCURRENCE, VerifiedRelease
 from protocol.study import StudySpec
 
 
@@ -53,7 +53,7 @@ def fit_dim(releases: Sequence[VerifiedRelease], study: StudySpec) -> int:
     latent space has dimensions.
     """
     # Every code of another view is in this one too, so a narrow view explains no code by itself.
-    smallest = int(min(v.matrix.shape[1] for r in releases for v in r.views() if v.name == "cooccurrence"))
+    smallest = int(min(v.matrix.shape[1] for r in releases for v in r.views() if v.name == COOCCURRENCE))
     return max(2, min(study.fit.dim or round(0.6 * smallest), smallest))
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from protocol.envelope import EnvelopeHeader
 from protocol.errors import DataError, EnvelopeError, ProtocolError, StudyError
 from protocol.messages import ReleaseManifest
-from protocol.release import CODE_PATIENTS, Release, VerifiedRelease
+from protocol.release import CODE_PATIENTS, COOCCURRENCE, Release, VerifiedRelease
 from protocol.study import StudySpec
 from protocol.vocabulary import curie, split_curie
 
@@ -124,7 +124,7 @@ def _check_rules(manifest: ReleaseManifest, study: StudySpec) -> None:
 def _check_views(manifest: ReleaseManifest, study: StudySpec) -> None:
     """The co-occurrence view, and others only as the study has them."""
     dims = {a.name.split("/")[1]: a.shape[1] for a in manifest.arrays if a.name.endswith("/matrix")}
-    if "cooccurrence" not in dims:
+    if COOCCURRENCE not in dims:
         raise ProtocolError(f"The release of site {manifest.site} has no view of what its codes occur with")
     for name, dim in sorted(dims.items()):
         if name not in study.view_dims:

@@ -18,6 +18,7 @@ from coordinator.ranking import (
     support_ratio,
     text_likeness,
 )
+from coordinator.union import view_of
 from coordinator.weak_pairs import (
     Latent,
     graph_matching,
@@ -27,8 +28,9 @@ from coordinator.weak_pairs import (
     same_meaning,
     soft_matching,
 )
+from protocol.release import COOCCURRENCE
 
-_PROFILED = ("", "cooccurrence")  # cosines of an ontology, or of some other view, are spread otherwise
+_PROFILED = ("", COOCCURRENCE)  # cosines of an ontology, or of some other view, are spread otherwise
 NEVER = -1e4  # score of a pair that cannot be
 _LEAST = 0.3  # match probability from which a pair is a weak anchor
 _EARLY_SLACK, _EARLY_LEAST = (
@@ -173,7 +175,7 @@ def gather(
 
 
 def _is_profiled(source: Source) -> bool:
-    return source.name.partition("/")[2] in _PROFILED
+    return view_of(source) in _PROFILED
 
 
 def _gaps(held: NDArray[np.bool_], said: NDArray[np.bool_], log_share: Array) -> list[Array]:
@@ -219,9 +221,10 @@ def self_train(
     tell = progress or (lambda _step, _share: None)
     pairs = np.empty((0, 2), dtype=np.intp)
     weights = np.zeros((len(clues.local), len(clues.standard)))
-    features = dict(clues.fixed) | {"support": clues.support_ratio(weights)}
+    features = dict(clues.fixed)
     bare = np.flatnonzero(clues.links < dim)
     if len(bare) and rounds > 1:
+        features["support"] = clues.support_ratio(weights)
         start = _start(sources, clues, features, fusion, bare)
         pairs, weights = _matches(start, clues, bare, _EARLY_SLACK, _EARLY_LEAST)
     for turn in range(rounds):

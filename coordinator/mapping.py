@@ -35,8 +35,8 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Mapping:
-    """Where one code belongs.
+class MappedCode:
+    """Where one code belongs, as it is published.
 
     Attributes:
         code: the CURIE.
@@ -48,7 +48,6 @@ class Mapping:
         anchored: its standard code was given by a site, not found by the fit.
         given: anchored, or a standard code itself.
         standard_code: the first candidate; "" if there is none.
-        strength: what `probability` is learnt from, see `candidates.Ranking.strength`.
         similarity: cosine with that code's embedding; 0 without a standard code.
         alternatives: the next candidates, best first.
         evidence: for each other site with codes in the cluster.
@@ -62,10 +61,20 @@ class Mapping:
     anchored: bool
     given: bool
     standard_code: str
-    strength: float
     similarity: float
     alternatives: tuple[str, ...]
     evidence: tuple[Evidence, ...]
+
+
+@dataclass(frozen=True)
+class Mapping(MappedCode):
+    """Where the fit found that one code belongs.
+
+    Attributes:
+        strength: what `probability` is learnt from, see `candidates.Ranking.strength`.
+    """
+
+    strength: float
 
 
 @dataclass(frozen=True)
@@ -95,10 +104,10 @@ def make_mappings(union: UnionVocabulary, fit: SmileFit, ranking: Ranking) -> Ma
                 anchored=bool(union.anchored[i]) and row in union.standard,
                 given=row in union.standard,
                 standard_code=name,
-                strength=float(ranking.strength[row]),
                 similarity=float(fit.embedding[row] @ fit.embedding[target]) if name else 0.0,
                 alternatives=tuple(c for c in near if c != code),
                 evidence=evidence.of(i),
+                strength=float(ranking.strength[row]),
             )
         )
     return MappingSet(tuple(rows), fit.embedding[union.row].astype(np.float32))

@@ -126,22 +126,37 @@ def sources(releases: Sequence[VerifiedRelease], union: UnionVocabulary) -> list
     return found
 
 
+def site_of(source: Source) -> str:
+    """The site whose source this is."""
+    return source.name.partition("/")[0]
+
+
+def view_of(source: Source) -> str:
+    """The view that this source is; "" for one that is not named as `sources` names them."""
+    return source.name.partition("/")[2]
+
+
+def above_zero(counts: npt.ArrayLike, step: int) -> npt.NDArray[np.float64]:
+    """Counts that were rounded to a step; one that was rounded to nothing counts as half a step, and as 1 at least."""
+    return np.maximum(np.asarray(counts, dtype=np.float64), max(step / 2, 1.0))
+
+
 def patient_shares(
     releases: Sequence[VerifiedRelease], union: UnionVocabulary, data: Sequence[Source]
 ) -> list[npt.NDArray[np.float64]]:
     """For each source the share of its site's patients that have the code of each of its rows, above zero.
 
-    A count that was rounded to nothing counts as half a step; codes of a site that share a row are added up.
+    Codes of a site that share a row are added up.
     """
     index = {c: i for i, c in enumerate(union.codes)}
     total = {}
     for release in releases:
         manifest = release.manifest
-        least = max(manifest.policy.margin_rounding / 2, 1.0)
-        share = np.maximum(release.arrays[CODE_PATIENTS], least) / max(manifest.statistics.patients, 1)
+        counts = above_zero(release.arrays[CODE_PATIENTS], manifest.policy.margin_rounding)
+        share = counts / max(manifest.statistics.patients, 1)
         total[manifest.site] = np.zeros(union.n_rows)
         np.add.at(total[manifest.site], union.row[[index[c] for c in manifest.codes]], share)
-    return [total[source.name.partition("/")[0]][source.codes] for source in data]
+    return [total[site_of(source)][source.codes] for source in data]
 
 
 def _agreed_anchors(

@@ -23,6 +23,8 @@ from protocol.messages import ArraySpec, ReleaseManifest
 from protocol.signed import parse
 
 CODE_PATIENTS = "code-patients"
+COOCCURRENCE = "cooccurrence"
+"""Name of the view that every release has."""
 TEXT = "text"
 """Name of the view of descriptions."""
 _MANIFEST = "manifest"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from coordinator.exports.predicates import DECIMALS, Kinship, Predicate, predicate
-from coordinator.mapping import Evidence, Mapping
+from coordinator.mapping import Evidence, MappedCode
 from protocol.errors import ProtocolError
 from protocol.messages import PublishedManifest
 from protocol.published import read_listed
@@ -24,25 +24,13 @@ CLUSTERS = "clusters.parquet"
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One code of the map; fields as in `coordinator.mapping.Mapping`.
+class Entry(MappedCode):
+    """One code of a published map.
 
     Attributes:
-        given: anchored, or a standard code itself.
         kinship: what a hierarchy says the standard code is to the code; None where none is known.
     """
 
-    code: str
-    sites: tuple[str, ...]
-    cluster: int
-    posterior: float
-    probability: float
-    anchored: bool
-    given: bool
-    standard_code: str
-    similarity: float
-    alternatives: tuple[str, ...]
-    evidence: tuple[Evidence, ...]
     kinship: Kinship | None = None
 
     @property
@@ -118,7 +106,7 @@ class PublishedMap:
         return self.study.system(prefix).uri or f"{self.base}codes/{prefix}/"
 
 
-def evidence_line(row: Entry | Mapping) -> str:
+def evidence_line(row: MappedCode) -> str:
     """Cluster, sites and evidence in one line."""
     parts = [f"{e.site}: {e.members} codes, cosine {e.cosine:.2f}" for e in row.evidence]
     evidence = "; ".join(parts) or "none"

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from protocol.release import COOCCURRENCE
+
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
@@ -40,7 +42,7 @@ class Rater:
     site: int
     rows: Index
     vectors: Array
-    view: str = "cooccurrence"
+    view: str = COOCCURRENCE
 
 
 class Agreement(NamedTuple):

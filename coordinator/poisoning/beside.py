@@ -9,12 +9,12 @@ import numpy as np
 
 from coordinator.model import Source
 from coordinator.poisoning.agreement import Agreement, Rater, agreements
-from coordinator.poisoning.influence import site_of, unit
+from coordinator.poisoning.influence import unit
 from coordinator.poisoning.reliability import Array, reliability
-from coordinator.union import UnionVocabulary, build_union, sources
-from protocol.release import VerifiedRelease
+from coordinator.union import UnionVocabulary, build_union, site_of, sources, view_of
+from protocol.release import COOCCURRENCE, VerifiedRelease
 
-JUDGED = "cooccurrence"
+JUDGED = COOCCURRENCE
 """The view by which sites are judged; codes are judged in every view."""
 COPY = 0.25
 """Two releases whose errors are this much smaller than those of other pairs are copies of one another."""
@@ -62,7 +62,7 @@ def beside(releases: Sequence[VerifiedRelease], standard: str) -> Beside:
     union = build_union(releases, standard=standard, require_links=False)
     data = tuple(sources(releases, union))
     place = {site: s for s, site in enumerate(union.sites)}
-    raters = tuple(Rater(place[site_of(s)], s.codes, unit(s.matrix), s.name.partition("/")[2]) for s in data)
+    raters = tuple(Rater(place[site_of(s)], s.codes, unit(s.matrix), view_of(s)) for s in data)
     pairs = tuple(p for p in agreements(raters) if raters[p.one].view == JUDGED)
     stated = {r.manifest.site: r.manifest.statistics.patients for r in releases}
     patients = [stated[site_of(s)] for s in data]

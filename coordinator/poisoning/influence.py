@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from coordinator.model import Source
 from coordinator.poisoning.agreement import Array, correlation, profiles
-from coordinator.union import UnionVocabulary
+from coordinator.union import UnionVocabulary, above_zero, site_of
 from protocol.release import CODE_PATIENTS, SourceView, VerifiedRelease, describe, view_arrays
 
 
@@ -45,11 +45,6 @@ def speaking(union: UnionVocabulary, data: Sequence[Source]) -> list[npt.NDArray
     for source, mask in zip(data, own, strict=True):
         taken[source.codes[mask]] = True
     return [mask | ~taken[source.codes] for source, mask in zip(data, own, strict=True)]
-
-
-def site_of(source: Source) -> str:
-    """The site whose source this is (`union.sources` names them site/view)."""
-    return source.name.partition("/")[0]
 
 
 _FEW_COUNTS = 30  # codes below which a correlation of counts says little
@@ -95,9 +90,8 @@ def drift(now: VerifiedRelease, before: VerifiedRelease) -> Drift:
 def _count_correlation(now: VerifiedRelease, before: VerifiedRelease) -> float:
     here, there = (dict(zip(r.manifest.codes, r.arrays[CODE_PATIENTS], strict=True)) for r in (now, before))
     common = sorted(here.keys() & there.keys())
-    # A count that was rounded to nothing counts as half a step.
-    least = max(now.manifest.policy.margin_rounding / 2, 1.0)
-    one, other = (np.log(np.maximum([side[c] for c in common], least)) for side in (here, there))
+    step = now.manifest.policy.margin_rounding
+    one, other = (np.log(above_zero([side[c] for c in common], step)) for side in (here, there))
     if len(common) < _FEW_COUNTS or min(one.std(), other.std()) < _EQUAL_COUNTS:
         return 1.0
     return float(np.corrcoef(one, other)[0, 1])

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from protocol.release import SourceView
+from protocol.release import COOCCURRENCE, SourceView
 from protocol.statistics import embed, nonempty, ppmi
 from site_agent.gate import KeptCounts
 
-NAME = "cooccurrence"
+NAME = COOCCURRENCE
 
 
 def cooccurrence_view(kept: KeptCounts, *, dim: int, shift: float, seed: int) -> SourceView:

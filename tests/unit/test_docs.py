@@ -371,7 +371,7 @@ def _small_release(folder: Path) -> None:
     codes = ["ICD10CM:E11.9", "ICD10CM:I10", "SOUTH:D-0042"]
     write_index(release, codes, vectors)
     rows = tuple(
-        Mapping(c, ("north",), i, 0.9, 0.95, False, False, codes[0], 1.0, 0.5, (), ())
+        Mapping(c, ("north",), i, 0.9, 0.95, False, False, codes[0], 0.5, (), (), 1.0)
         for i, c in enumerate(codes)
     )
     pq.write_table(clusters_table(MappingSet(rows, vectors)), release / "clusters.parquet")
