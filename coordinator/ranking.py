@@ -15,7 +15,7 @@ from coordinator.model.factor import Array, Index
 
 DEFAULT_WEIGHTS: Mapping[str, float] = {
     "latent": 0.25,
-    "support": 0.5,
+    "support": 1.0,
     "profile": 0.25,
     "text": 30.0,
     "known": 8.0,
