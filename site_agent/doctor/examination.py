@@ -1,4 +1,4 @@
-"""Configuration, keys, signers, data, floors and connection of a site, looked at before the long run."""
+"""Configuration, keys, signers, views, data, floors and connection of a site, looked at before the long run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from protocol.errors import FederationError
+from protocol.keep import NAME as ONTOLOGY
+from protocol.release import TEXT
 from site_agent.config import Home, Machine
 from site_agent.doctor.estimate import Estimate, estimate
 from site_agent.doctor.findings import Check, Result, findings
@@ -20,6 +22,7 @@ from site_agent.prepare import count_events, site_anchors, stage_events, work_lo
 from site_agent.resources import Resources, resources
 from site_agent.sources import Progress, silent
 from site_agent.staging import Staged
+from site_agent.viewing import open_views
 
 SMALL = 2_000_000
 """Rows; so few are counted without being asked for."""
@@ -59,7 +62,7 @@ def examine(
     threads: int = 0,
     count: bool = False,
 ) -> Examination:
-    """Configuration, keys, signers, anchors, data, floors and connection, in this order; a failure ends what depends on it.
+    """Configuration, keys, signers, anchors, views, data, floors, connection, in this order; a failure ends what depends on it.
 
     Coded events stay in the site's work folder, where `preview` finds them.
 
@@ -82,6 +85,7 @@ def examine(
     _run(found.before, "keys", lambda: site_key(home, now), progress)
     _run(found.before, "signers", lambda: signers(home, now), progress)
     _run(found.before, "anchors", lambda: _anchors(home), progress)
+    _run(found.before, "views", lambda: _views(home), progress)
 
     def data() -> _Looked:
         return _data(found, resources(home.config.machine, memory=memory, threads=threads), count, progress)
@@ -122,6 +126,23 @@ def _anchors(home: Home) -> _Looked:
     if n == 0 and home.config.data.system != home.study.standard:
         return "look", "no anchors: only codes shared with other sites can align this site's codes"
     return "ok", f"{n:,} anchors"
+
+
+def _views(home: Home) -> _Looked:
+    """Opens what the views beside co-occurrence need, so that a missing file is found before the long run."""
+    tools, study = open_views(home), home.study
+    wanted = {TEXT: study.text.sites, ONTOLOGY: bool(study.ontology.digest)} | {
+        v.name: True for v in study.views
+    }
+    have = {TEXT: tools.encoder is not None, ONTOLOGY: tools.links is not None} | dict.fromkeys(
+        tools.makers, True
+    )
+    made = [name for name, there in have.items() if there]
+    said = ", ".join(["cooccurrence", *made])
+    off = [name for name, asked in wanted.items() if asked and not have.get(name)]
+    if off:
+        return "ok", f"{said}; the study has {', '.join(off)} too, which site.toml does not let leave"
+    return "ok", said
 
 
 def _data(found: Examination, machine: Resources, count: bool, progress: Progress) -> _Looked:

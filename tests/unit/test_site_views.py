@@ -22,6 +22,7 @@ from protocol.release import Release, VerifiedRelease, decode_release, describe,
 from protocol.study import StudySpec, load_study
 from site_agent.cli_views import show_made, show_views
 from site_agent.config import Home
+from site_agent.doctor import examine
 from site_agent.enrolment import init_home
 from site_agent.gate import allowed_columns, make_release
 from site_agent.prepare import Prepared, prepare_release
@@ -389,3 +390,33 @@ def test_the_study_commands_print_what_a_study_file_takes(tmp_path: Path) -> Non
         assert isinstance(run(study_app, wrong).exception, UsageError)
     with pytest.raises(StudyError, match=r"text\.dim is 1000"):
         run(study_app, ["encoder", "minilm", "--dim", "1000"], catch_exceptions=False)
+
+
+# --- Doctor ---------------------------------------------------------------------------------------------
+
+
+def looked_at(home: Home) -> tuple[str, str]:
+    check = next(c for c in examine(home).checks() if c.name == "views")
+    return check.result, check.finding
+
+
+def test_doctor_opens_the_files_of_views_before_the_data(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(ONTOLOGY)
+    found = with_view(tmp_path, study_text=STUDY + ontology_section() + views_section())
+    (found.home.folder / FILE).unlink()
+    result, said = looked_at(found.home)
+    assert result == "failed"
+    assert FILE in said
+    (found.home.folder / FILE).write_text(ONTOLOGY)
+    assert looked_at(Home(found.home.folder)) == ("ok", "cooccurrence, ontology, shares")
+    (found.home.folder / "shares.py").write_text(VIEW + "# another\n")
+    result, said = looked_at(Home(found.home.folder))
+    assert result == "failed"
+    assert "is not the view shares of the study" in said
+
+
+def test_doctor_names_views_that_the_site_does_not_let_leave(tmp_path: Path) -> None:
+    found = Site(tmp_path, STUDY + views_section())
+    result, said = looked_at(found.home)
+    assert result == "ok"
+    assert "shares too, which site.toml does not let leave" in said
