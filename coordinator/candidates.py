@@ -11,6 +11,7 @@ from scipy.special import logsumexp
 
 from coordinator.linking import NEVER, Linked
 from coordinator.mapping import N_ALTERNATIVES
+from coordinator.settled import NO_CELLS, Cells, places
 
 _MOST_ODDS = 50.0
 _OWN = 3.0  # above any cosine with a known pair's weight
@@ -36,9 +37,10 @@ def rank_linked(
     standard: npt.NDArray[np.intp],
     categories: npt.NDArray[np.intp],
 ) -> Ranking:
-    """Candidates by the fused score; rows with a standard code as in `rank_nearest`.
+    """Candidates by the fused score, what people settled first; rows with a standard code as in `rank_nearest`.
 
-    strength_i = log p - log(1 - p), p the softmax of row i's scores at its greatest.
+    strength_i = log p - log(1 - p), p the softmax of row i's scores at its first candidate: the score knows nothing of what
+    people settled to be the same, so neither does the strength.
 
     Args:
         linked: of the sources.
@@ -56,10 +58,11 @@ def rank_linked(
     if not n or not m:
         return Ranking(rows, strength)
     k = min(1 + N_ALTERNATIVES, m)
-    order = _first(score, k)
+    rest = score.copy()
+    rest[clues.same[:, 0], clues.same[:, 1]] = np.inf
+    order = _first(rest, k)
     best = np.take_along_axis(score, order, axis=1)
     rows[clues.local, :k] = np.where(best > NEVER / 2, clues.standard[order], -1)
-    rest = score.copy()
     rest[np.arange(n), order[:, 0]] = -np.inf
     with np.errstate(divide="ignore"):
         others = logsumexp(rest, axis=1) if m > 1 else np.full(n, -np.inf)
@@ -72,16 +75,19 @@ def rank_nearest(
     standard: npt.NDArray[np.intp],
     categories: npt.NDArray[np.intp],
     known: sp.csr_array | None = None,
+    decided: Cells = NO_CELLS,
 ) -> Ranking:
     """Candidates by cosine among the standard codes of a row's category; a row with a standard code is its own.
 
-    The weight of a known pair is added to its cosine, so that a sure one comes first.
+    The weight of a known pair is added to its cosine, so that a sure one comes first. What people settled to be the same
+    comes before all, and adds nothing to the strength; what they settled to differ is no candidate.
 
     Args:
         embedding: (n_rows, d) unit rows.
         standard: increasing rows with a standard code.
         categories: (n_rows,) category of each row.
         known: (n_rows, n_rows) weights of known pairs, below zero for pairs known to differ; None without any.
+        decided: what people settled.
     """
     n_rows = len(embedding)
     rows = np.full((n_rows, 1 + N_ALTERNATIVES), -1, dtype=np.int64)
@@ -98,10 +104,16 @@ def rank_nearest(
                 cosine += known[some][:, targets].toarray()
             # A standard code comes first among its own candidates, however near another may be.
             cosine[some[:, None] == targets[None]] = _OWN
-            order = _first(cosine, min(1 + N_ALTERNATIVES, len(targets)))
-            rows[some, : order.shape[1]] = targets[order]
-            best = np.take_along_axis(cosine, order[:, :1], axis=1)[:, 0]
-            strength[some] = np.where(best == _OWN, 1.0, best)
+            cosine[decided.barred(some, targets)] = -np.inf
+            shown = cosine.copy()
+            same = places(decided.same, some, targets)
+            shown[same[:, 0], same[:, 1]] = np.inf
+            order = _first(shown, min(1 + N_ALTERNATIVES, len(targets)))
+            best = np.take_along_axis(cosine, order, axis=1)
+            rows[some, : order.shape[1]] = np.where(np.isfinite(best), targets[order], -1)
+            strength[some] = np.where(
+                best[:, 0] == _OWN, 1.0, np.where(np.isfinite(best[:, 0]), best[:, 0], 0.0)
+            )
     return Ranking(rows, strength)
 
 

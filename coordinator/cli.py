@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import shutil
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from coordinator import cli_knowledge, cli_research, cli_sites, cli_study, cli_sum, rounds, setup
-from coordinator.cli_options import HERE, HomeOption, JsonOption
+from coordinator import (
+    cli_knowledge,
+    cli_research,
+    cli_review,
+    cli_round,
+    cli_search,
+    cli_serve,
+    cli_sites,
+    cli_study,
+    cli_sum,
+    cli_token,
+    cli_versions,
+    rounds,
+    setup,
+)
+from coordinator.cli_options import HERE, HomeOption, JsonOption, RoundArgument
 from coordinator.config import Home
 from coordinator.exports import FORMATS, export_release
 from coordinator.store import Store
 from coordinator.version import VERSION
-from protocol.console import out, print_json, progress, run_app, stop_event, table
-from protocol.errors import RoundError, UsageError
+from protocol.console import out, print_json, progress, run_app, table
+from protocol.errors import UsageError
 from protocol.keyfile import passphrase_from_file
 from protocol.messages import Invitation
 from protocol.signed import parse
@@ -28,16 +41,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Enrols sites, runs rounds, fits SMILE to what the sites released, and publishes harmonised code maps.",
 )
-round_app = typer.Typer(no_args_is_help=True, help="Open a round, collect releases, deliver results.")
-app.add_typer(round_app, name="round")
-
-WaitOption = Annotated[float, typer.Option(min=1, help="Seconds to wait for the sites at most.")]
-PollOption = Annotated[float, typer.Option(min=0.2, help="Seconds between two looks at the sites.")]
-RoundArgument = Annotated[str, typer.Argument(help="The round's name.")]
 cli_sites.add_to(app)
+cli_versions.add_to(app)
+cli_search.add_to(app)
+cli_round.add_to(app)
 app.add_typer(cli_knowledge.app, name="knowledge")
+app.add_typer(cli_review.app, name="review")
 app.add_typer(cli_study.app, name="study")
 app.add_typer(cli_sum.sum_app, name="sum")
+app.add_typer(cli_token.app, name="token")
 
 
 @app.callback(invoke_without_command=True)
@@ -89,109 +101,6 @@ def init(
     out.print(f"Next: coordinator serve --home {folder}")
 
 
-@app.command(epilog="Example: coordinator serve --home hub")
-def serve(home: HomeOption = HERE) -> None:
-    """Run the Flower services that sites dial (SuperLink on loopback, proxy in front) until Ctrl-C."""
-    from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
-    from coordinator.withdrawal import deny_nodes  # noqa: PLC0415
-
-    hub = Home(home)
-    services = Services(hub.flower, hub.config.listen, hub.config.port, [hub.config.host])
-    services.start()
-    try:
-        deny_nodes(hub, Store(hub.database_url))
-        out.print(f"Sites can dial {hub.config.address}; press Ctrl-C to stop")
-        stop_event().wait()
-    finally:
-        services.stop()
-
-
-@round_app.command("open", epilog="Example: coordinator round open 2026-q4 --home hub")
-def round_open(
-    name: RoundArgument,
-    home: HomeOption = HERE,
-    days: Annotated[int, typer.Option(min=1, max=365, help="Days until the call expires.")] = 30,
-    json: JsonOption = False,
-) -> None:
-    """Make the round's key and sign the call to all enrolled sites."""
-    from coordinator.flower.services import Services  # noqa: PLC0415
-
-    hub = Home(home)
-    store, services = Store(hub.database_url), Services.attach(hub.flower)
-    nodes = {}
-    for site in store.members():
-        path = hub.flower / "nodes" / f"{site.name}.pub"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(site.node_key + "\n")
-        nodes[site.name] = services.register(site.name, path)
-    opened = rounds.open_round(hub, store, name, days=days, nodes=nodes)
-    if json:
-        print_json({"round": name, "expires": opened.expires, "sites": sorted(nodes)})
-    else:
-        out.print(f"Round {name} is open until {opened.expires:%Y-%m-%d}; {len(nodes)} sites are called.")
-        out.print(f"Next: coordinator round collect {name} --home {home}")
-
-
-@round_app.command("collect", epilog="Example: coordinator round collect 2026-q4 --wait 3600 --home hub")
-def round_collect(
-    name: RoundArgument,
-    home: HomeOption = HERE,
-    wait: WaitOption = 3600.0,
-    poll: PollOption = 5.0,
-    json: JsonOption = False,
-) -> None:
-    """Fetch the sealed releases of sites that have approved; verify each before it is accepted."""
-    hub = Home(home)
-    store = Store(hub.database_url)
-    store.round(name)
-    _transport(hub, store, name, "collect", wait, poll, quiet=json)
-    rounds.take_in(hub, store, name)
-    _show_round(hub, store, name, json=json)
-
-
-@round_app.command("deliver", epilog="Example: coordinator round deliver 2026-q4 --home hub")
-def round_deliver(
-    name: RoundArgument,
-    home: HomeOption = HERE,
-    wait: WaitOption = 3600.0,
-    poll: PollOption = 5.0,
-    json: JsonOption = False,
-) -> None:
-    """Send each site its sealed copy of the round's published version, and collect receipts."""
-    hub = Home(home)
-    store = Store(hub.database_url)
-    if store.round(name).state not in {"published", "delivered"}:
-        raise RoundError(f"Round {name} has no published version", do=f"Run coordinator publish {name}")
-    _transport(hub, store, name, "deliver", wait, poll, quiet=json)
-    rounds.take_receipts(hub, store, name)
-    _show_round(hub, store, name, json=json)
-
-
-@round_app.command("status", epilog="Example: coordinator round status 2026-q4 --home hub")
-def round_status(
-    name: Annotated[str, typer.Argument(help="The round's name; all rounds if left out.")] = "",
-    home: HomeOption = HERE,
-    json: JsonOption = False,
-) -> None:
-    """Show all rounds, or every site of one round with what it has done so far."""
-    hub = Home(home)
-    store = Store(hub.database_url)
-    if name:
-        _show_round(hub, store, name, json=json)
-        return
-    found = [
-        {"round": r.name, "state": r.state, "opened": r.opened, "expires": r.expires} for r in store.rounds()
-    ]
-    if json:
-        print_json(found)
-    else:
-        rows = [
-            [r["round"], r["state"], f"{r['opened']:%Y-%m-%d %H:%M}", f"{r['expires']:%Y-%m-%d}"]
-            for r in found
-        ]
-        table("Rounds (UTC)", ["round", "state", "opened", "expires"], rows)
-
-
 @app.command(epilog="Example: coordinator fit 2026-q4 --home hub")
 def fit(
     name: RoundArgument,
@@ -226,7 +135,7 @@ def fit(
         "kappa": round(float(result.fit.kappa), 2),
         "method": hub.study.fit.method,
         "hidden anchors found again": found_again,
-        "beside the releases": "; ".join(result.background) or "nothing",
+        "beside the releases": "; ".join(b.detail for b in result.background) or "nothing",
         "warnings": list(result.warnings),
     }
     if json:
@@ -361,47 +270,13 @@ def demo(
     run_demo(output, sites=sites, patients=patients, seed=seed, data=data, as_json=json)
 
 
+app.command(epilog="Example: coordinator serve --home hub")(cli_serve.serve)
 app.command(epilog="Example: coordinator simulate --output simulation --settings 1,2,3,4 --jobs 2")(
     cli_research.simulate
 )
 app.command(epilog="Example: coordinator evaluate releases/v1 --truth truth.csv --output scores")(
     cli_research.evaluate
 )
-
-
-def _transport(
-    hub: Home, store: Store, name: str, phase: str, wait: float, poll: float, *, quiet: bool
-) -> None:
-    """Run one phase over Flower and show every site's bar until it ends."""
-    from coordinator.flower.desk import RoundDesk  # noqa: PLC0415
-    from coordinator.flower.services import Services  # noqa: PLC0415
-
-    services, desk = Services.attach(hub.flower), RoundDesk(hub.round_folder(name))
-    run = services.start_run(desk, phase, deadline_seconds=wait, poll_seconds=poll)
-    with progress(phase, quiet=quiet) as step:
-        while not services.run_state(run).startswith("finished"):
-            found = [desk.progress(site) for site in desk.sites()]
-            ended = sum(p.state in {"received", "delivered", "refused"} for p in found)
-            step(", ".join(f"{p.site} {p.state}" for p in found), ended / max(len(found), 1))
-            time.sleep(0.5)
-    state = services.run_state(run)
-    if state != "finished:completed":
-        raise RoundError(
-            f"The transport of round {name} ended as {state}",
-            why=services.run_detail(run),
-            do=f"Read {desk.folder / 'transport.log'}; run the command again, nothing that arrived is lost",
-        )
-
-
-def _show_round(hub: Home, store: Store, name: str, *, json: bool) -> None:
-    states = rounds.site_states(hub, store, name)
-    if json:
-        print_json({"round": name, "state": store.round(name).state, "sites": [vars(s) for s in states]})
-        return
-    rows = [
-        [s.site, s.state, s.detail, f"{s.bytes_done:,}" if s.bytes_total else "", s.contact] for s in states
-    ]
-    table(f"Round {name}: {store.round(name).state}", ["site", "state", "detail", "bytes", "contact"], rows)
 
 
 def show_quality(rows: list[dict[str, Any]], scored: str) -> None:

@@ -15,4 +15,5 @@ FingerprintOption = Annotated[
     list[str] | None,
     typer.Option(help="The fingerprint that the site told you; takes it without asking."),
 ]
+RoundArgument = Annotated[str, typer.Argument(help="The round's name.")]
 HERE = Path()

@@ -5,14 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from coordinator.web.settings import WebSettings
 from protocol.configfile import read_config
 from protocol.keyfile import Passphrase
 from protocol.keys import PrivateKeys
 from protocol.rotation import COORDINATOR, OwnKeys, passphrase_for
 from protocol.study import StudySpec, load_study
+
+
+class Citation(BaseModel):
+    """How the published maps are cited, for `datacite.json` and the model card."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    creators: tuple[str, ...] = Field(
+        (), description="Persons as Family, Given, or organisations; empty: the consortium of the study."
+    )
+    publisher: str = Field(
+        "", max_length=200, description="Who makes the maps available; empty: the consortium of the study."
+    )
 
 
 class CoordinatorConfig(BaseModel):
@@ -29,13 +44,24 @@ class CoordinatorConfig(BaseModel):
     )
     titles: str = Field(
         "",
-        description="CSV (system, code, title), or a folder of such files, from the home folder; for the study's text encoder. "
-        "Empty: only what sites release is text.",
+        description="CSV (system, code, title), or a folder of such files, from the home folder: names of codes, which releases "
+        "show and the study's text encoder reads. Empty: only what sites release is text.",
     )
     text_model: str = Field(
         "",
         description='Folder of the model, from the home folder, where the study says text.encoder = "directory".',
     )
+    citation: Citation = Citation()
+    reviews: Literal["pairs", "none"] = Field(
+        "pairs",
+        description="What people settled in review enters every fit as pairs of codes known to be the same or to differ; or no "
+        "fit knows of it.",
+    )
+    reviewer_names: Literal["pseudonyms", "names"] = Field(
+        "pseudonyms",
+        description="How releases name reviewers: as reviewer-1, reviewer-2, ... in the order in which they came, or by their names.",
+    )
+    web: WebSettings = WebSettings()
 
     @property
     def host(self) -> str:

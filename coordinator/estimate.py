@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 from coordinator.candidates import Ranking, rank_linked, rank_nearest
 from coordinator.knowledge.build import Build
 from coordinator.knowledge.relations import RowRelations, prior_of, relations_of, standard_anchors
-from coordinator.linking import gather, self_train
+from coordinator.linking import Linked, gather, self_train
 from coordinator.model import SmileFit, Source, fit_smile
 from coordinator.model.choose import choose_clusters
 from coordinator.model.factor import Index
@@ -23,6 +23,8 @@ from coordinator.model.rivals import svd_embedding
 from coordinator.model.twostage import Means, cluster_means, first_stage
 from coordinator.poisoning.influence import speaking
 from coordinator.ranking import default_fusion
+from coordinator.reasons import Pairs, Reasons, by_clues, by_vectors, pairs_used
+from coordinator.settled import NOTHING_SETTLED, Cells, Settled
 from coordinator.text_view import NamedCodes
 from coordinator.union import UnionVocabulary, patient_shares, site_of, sources
 from protocol.release import VerifiedRelease
@@ -41,10 +43,12 @@ class Supplement:
     Attributes:
         knowledge: pairs of codes (`coordinator knowledge build`).
         names: what the codes are called, as vectors; the variational fit does without.
+        settled: what people settled.
     """
 
     knowledge: Build | None = None
     names: NamedCodes | None = None
+    settled: Settled = NOTHING_SETTLED
 
 
 NOTHING = Supplement()
@@ -52,10 +56,15 @@ NOTHING = Supplement()
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A fit and the candidates of each of its rows."""
+    """A fit and the candidates of each of its rows.
+
+    Attributes:
+        explain: says why they rank so, which takes about as long as one round of self-training.
+    """
 
     fit: SmileFit
     ranking: Ranking
+    explain: Callable[[], Reasons]
 
 
 def estimate(
@@ -81,17 +90,32 @@ def estimate(
     """
     tell = progress or (lambda _step, _share: None)
     data = sources(releases, union)
-    relations = None if supplement.knowledge is None else relations_of(supplement.knowledge, union)
-    if study.fit.method == "variational":
+    theirs = None if supplement.knowledge is None else relations_of(supplement.knowledge, union)
+    # What people settled is a pair like others to the joint fit, but no clue: a mapping's strength is the model's own.
+    every = supplement.settled.joined(supplement.knowledge)
+    relations = relations_of(every, union) if every is not None and supplement.settled else theirs
+    known = None if theirs is None else theirs.known
+    decided = supplement.settled.cells(union)
+    joint, linked = study.fit.method == "variational", None
+    if joint:
         fit = _variational(data, union, study, dim, relations, tell)
-        known = None if relations is None else relations.known
-        kinds = row_categories(union, study)
-        return Estimate(fit, rank_nearest(fit.embedding, _standard(union), kinds, known))
-    known = None if relations is None else relations.known
-    names = None if supplement.names is None else supplement.names.rows(union)
-    # Many products of small matrices: beside other work on two cores, two threads took twenty times as long as one.
-    with threadpool_limits(1, user_api="blas"):
-        return _two_stage(releases, data, union, study, dim, names, known, tell)
+        ranking = rank_nearest(fit.embedding, _standard(union), row_categories(union, study), known, decided)
+    else:
+        names = None if supplement.names is None else supplement.names.rows(union)
+        # Many products of small matrices: beside other work on two cores, two threads took twenty times as long as one.
+        with threadpool_limits(1, user_api="blas"):
+            fit, ranking, linked = _two_stage(releases, data, union, study, dim, names, known, decided, tell)
+
+    def explain() -> Reasons:
+        pairs: Pairs = {}
+        if every is not None and relations is not None:
+            pairs = pairs_used(every, relations, union, ranking.rows, related=joint)
+        if linked is None:
+            return by_vectors(union.n_rows, pairs)
+        with threadpool_limits(1, user_api="blas"):
+            return by_clues(linked, ranking.rows, [source.name for source in data], pairs)
+
+    return Estimate(fit, ranking, explain)
 
 
 def row_categories(union: UnionVocabulary, study: StudySpec) -> Index:
@@ -127,14 +151,15 @@ def _two_stage(
     dim: int,
     names: NDArray[np.float64] | None,
     known: sp.csr_array | None,
+    decided: Cells,
     tell: Progress,
-) -> Estimate:
-    """Latent means of self-trained loadings, their clusters, and candidates by all clues.
+) -> tuple[SmileFit, Ranking, Linked | None]:
+    """Latent means of self-trained loadings, their clusters, and candidates by all clues, or by vectors where cells are too many.
 
     Each local code joins the cluster of its first candidate: more speaks for that than its latent vector.
     """
     heard, categories = speaking(union, data), row_categories(union, study)
-    joins, standard = None, _standard(union)
+    joins, linked, standard = None, None, _standard(union)
     if 0 < (union.n_rows - len(standard)) * len(standard) <= MOST_CELLS:
         clues = gather(
             data,
@@ -146,6 +171,7 @@ def _two_stage(
             categories=categories,
             known=known,
             speaks=heard,
+            decided=decided,
         )
         linked = self_train(
             data,
@@ -164,7 +190,7 @@ def _two_stage(
         joins = np.where(first >= 0, first, np.arange(union.n_rows))
     else:
         means = first_stage(data, n_codes=union.n_rows, dim=dim, speaks=heard, progress=tell)
-        ranking = rank_nearest(means.embedding, standard, categories, known)
+        ranking = rank_nearest(means.embedding, standard, categories, known, decided)
     fit = cluster_means(
         means,
         n_clusters=min(study.fit.clusters, union.n_rows) or None,
@@ -174,7 +200,7 @@ def _two_stage(
         seed=study.fit.seed,
         progress=tell,
     )
-    return Estimate(fit, ranking)
+    return fit, ranking, linked
 
 
 def _standard(union: UnionVocabulary) -> Index:

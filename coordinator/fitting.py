@@ -10,6 +10,9 @@ from coordinator.config import Home
 from coordinator.estimate import Progress
 from coordinator.harmonize import Harmonized, fit_releases, save_fit
 from coordinator.history import last_used
+from coordinator.review import Reviews
+from coordinator.review.enter import settled_of
+from coordinator.settled import NOTHING_SETTLED
 from coordinator.store import Store
 
 
@@ -33,11 +36,13 @@ def fit_round(
     Raises:
         RoundError: fewer releases were accepted than the study needs.
         FitError: as `fit_releases`.
+        ProtocolError, EnvelopeError: the review log was altered.
         UsageError, DataError, StudyError: knowledge, titles or encoder that coordinator.toml names cannot be used.
     """
     releases = rounds.accepted_releases(home, store, name)
     earlier = last_used(home, store, name)
-    background = read_background(home.folder, home.config, home.study)
+    settled = settled_of(Reviews(home, store)) if home.config.reviews == "pairs" else NOTHING_SETTLED
+    background = read_background(home.folder, home.config, home.study, settled)
     found = fit_releases(
         releases, home.study, progress, earlier=earlier, accepted=accepted, background=background
     )

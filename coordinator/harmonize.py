@@ -4,46 +4,67 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse as sp
 
 from coordinator.background import NOTHING, Background
-from coordinator.calibration import FOLDS, UNKNOWN, Calibration, calibrate
+from coordinator.calibration import FOLDS, UNKNOWN, Calibration, calibrate, calibration_from
 from coordinator.candidates import Ranking
 from coordinator.estimate import Progress, estimate
-from coordinator.mapping import MappingSet, make_mappings, with_probability
+from coordinator.knowledge.ancestry import kinship
+from coordinator.knowledge.build import Build
+from coordinator.mapping import Kinship, MappingSet, make_mappings, with_kinship, with_probability
 from coordinator.model import SmileFit
+from coordinator.naming import name_codes, naming_of
 from coordinator.poisoning.screen import screen
 from coordinator.poisoning.verdict import Screening, screening_from
+from coordinator.reasons import Reasons, pack_reasons, unpack_reasons
+from coordinator.settled import anchored_codes, without_anchors
 from coordinator.union import UnionVocabulary, build_union
 from protocol.arrays import decode_arrays, encode_arrays
 from protocol.errors import FitError, RoundError
 from protocol.files import write_atomic
+from protocol.messages import BackgroundSource
 from protocol.release import COOCCURRENCE, VerifiedRelease
 from protocol.study import StudySpec
 
 
 @dataclass(frozen=True)
 class Harmonized:
-    """A fit and what was made of it."""
+    """A fit and what was made of it.
+
+    Attributes:
+        overruled: anchors of sites (code, standard code) that were not used, since reviewers settled otherwise.
+    """
 
     union: UnionVocabulary
     fit: SmileFit
     ranking: Ranking
+    reasons: Reasons
+    names: Mapping[str, str]
+    kinship: Mapping[tuple[str, str], Kinship]
     mappings: MappingSet
     calibration: Calibration
     n_clusters: int
     screening: Screening = field(default_factory=Screening)
-    background: tuple[str, ...] = ()
+    background: tuple[BackgroundSource, ...] = ()
+    overruled: tuple[tuple[str, str], ...] = ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the result should know, in sentences."""
         few = "There were too few anchors to learn how often a mapping is right: each probability is 0.5"
-        return (*self.union.warnings, *self.fit.warnings, *(() if self.calibration.n else (few,)))
+        over = f"{len(self.overruled)} anchors of sites were not used: reviewers settled otherwise"
+        return (
+            *self.union.warnings,
+            *self.fit.warnings,
+            *((over,) if self.overruled else ()),
+            *(() if self.calibration.n else (few,)),
+        )
 
 
 def fit_dim(releases: Sequence[VerifiedRelease], study: StudySpec) -> int:
@@ -77,7 +98,7 @@ def fit_releases(
         progress: told the step and the share done.
         earlier: each site's last release that was used as it was, for the checks.
         accepted: site -> why its release is to be used in spite of the checks.
-        background: knowledge and names of codes beside the releases.
+        background: knowledge, names of codes, and what people settled, beside the releases.
 
     Raises:
         FitError: too few releases pass the checks, sites without a link, or no standard code at all.
@@ -87,6 +108,8 @@ def fit_releases(
     screening = screen(releases, standard=study.standard, earlier=earlier, accepted=accepted)
     _check_enough(screening, len(releases), study)
     releases = screening.admitted(releases, earlier)
+    overruled = background.settled.overruled(releases)
+    releases = without_anchors(releases, overruled)
     union = _union(releases, study, screening)
     if not union.standard:
         raise FitError(
@@ -97,7 +120,12 @@ def fit_releases(
     tell("encoding names of codes", 0.0)
     supplement = background.supplement(releases, study)
     found = estimate(releases, union, study, dim, supplement, lambda step, share: tell(step, share / 2))
-    mappings = make_mappings(union, found.fit, found.ranking)
+    fit, ranking, reasons = found.fit, found.ranking, found.explain()
+    # All that was known of every pair of codes; the folds need as much again.
+    del found
+    names = name_codes(releases, study, background.titles)
+    naming = naming_of(study, names)
+    mappings = make_mappings(union, fit, ranking, naming=naming, reasons=reasons)
     folds = 0
 
     def again(fewer: Sequence[VerifiedRelease]) -> MappingSet:
@@ -105,21 +133,36 @@ def fit_releases(
         tell(f"hiding anchors, fold {folds + 1} of {FOLDS}", 0.5 + 0.5 * folds / FOLDS)
         folds += 1
         other = _union(fewer, study, screening)
-        hidden = estimate(fewer, other, study, dim, supplement)
-        return make_mappings(other, hidden.fit, hidden.ranking)
+        # What a reviewer said of a hidden code would give its answer away.
+        rest = supplement.settled.without(anchored_codes(releases) - anchored_codes(fewer))
+        hidden = estimate(fewer, other, study, dim, replace(supplement, settled=rest))
+        return make_mappings(other, hidden.fit, hidden.ranking, naming=naming)
 
     calibration = _calibrated(releases, again, study)
-    probable = with_probability(mappings, calibration.probability)
+    known = _kinship(mappings, background.knowledge)
+    probable = with_kinship(with_probability(mappings, calibration.probability), known)
     return Harmonized(
         union,
-        found.fit,
-        found.ranking,
+        fit,
+        ranking,
+        reasons,
+        names,
+        known,
         probable,
         calibration,
-        len(found.fit.centers),
+        len(fit.centers),
         screening,
-        background.said(supplement),
+        background.used(supplement),
+        overruled,
     )
+
+
+def _kinship(mappings: MappingSet, knowledge: Build | None) -> dict[tuple[str, str], Kinship]:
+    """What is known of the standard codes that the fit found."""
+    if knowledge is None:
+        return {}
+    found = ((row.code, row.standard_code) for row in mappings.rows if row.standard_code and not row.given)
+    return kinship(knowledge.links, found)
 
 
 def _union(releases: Sequence[VerifiedRelease], study: StudySpec, screening: Screening) -> UnionVocabulary:
@@ -177,7 +220,8 @@ def save_fit(path: Path, harmonized: Harmonized, releases: Sequence[VerifiedRele
         "calibration": asdict(harmonized.calibration),
         "shape": list(fit.responsibilities.shape),
         "screening": harmonized.screening.facts(),
-        "background": list(harmonized.background),
+        "background": [source.model_dump() for source in harmonized.background],
+        "overruled": [list(pair) for pair in harmonized.overruled],
     }
     arrays = {
         "embedding": fit.embedding,
@@ -190,6 +234,9 @@ def save_fit(path: Path, harmonized: Harmonized, releases: Sequence[VerifiedRele
         "responsibilities/indptr": np.asarray(fit.responsibilities.indptr, dtype=np.int64),
         "ranking/rows": harmonized.ranking.rows,
         "ranking/strength": harmonized.ranking.strength,
+        "names": _as_bytes(harmonized.names),
+        "kinship": _as_bytes([[*pair, kin] for pair, kin in harmonized.kinship.items()]),
+        **{f"reasons/{name}": array for name, array in pack_reasons(harmonized.reasons).items()},
     }
     write_atomic(path, encode_arrays(arrays, {"facts": json.dumps(facts)}))
 
@@ -225,15 +272,38 @@ def load_fit(path: Path, releases: Sequence[VerifiedRelease], study: StudySpec) 
         warnings=tuple(facts["warnings"]),
     )
     screening = screening_from(facts["screening"])
+    overruled = [(code, target) for code, target in facts["overruled"]]
     union, calibration = (
-        _union(screening.admitted(releases), study, screening),
-        Calibration(**facts["calibration"]),
+        _union(without_anchors(screening.admitted(releases), overruled), study, screening),
+        calibration_from(facts["calibration"]),
     )
     ranking = Ranking(arrays["ranking/rows"], arrays["ranking/strength"])
-    mappings = with_probability(make_mappings(union, fit, ranking), calibration.probability)
-    return Harmonized(
-        union, fit, ranking, mappings, calibration, facts["n_clusters"], screening, tuple(facts["background"])
+    names = json.loads(arrays["names"].tobytes())
+    reasons = unpack_reasons(
+        {name.removeprefix("reasons/"): a for name, a in arrays.items() if name.startswith("reasons/")}
     )
+    found = make_mappings(union, fit, ranking, naming=naming_of(study, names), reasons=reasons)
+    known = {(code, target): kin for code, target, kin in json.loads(arrays["kinship"].tobytes())}
+    mappings = with_kinship(with_probability(found, calibration.probability), known)
+    background = tuple(BackgroundSource.model_validate(source) for source in facts["background"])
+    return Harmonized(
+        union,
+        fit,
+        ranking,
+        reasons,
+        names,
+        known,
+        mappings,
+        calibration,
+        facts["n_clusters"],
+        screening,
+        background,
+        tuple(overruled),
+    )
+
+
+def _as_bytes(value: object) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
 
 
 def load_screening(path: Path) -> Screening | None:

@@ -17,9 +17,10 @@ from coordinator.exports.table import Entry, PublishedMap, read_map
 from coordinator.store import Store
 from protocol.arrays import FloatVector
 from protocol.codeindex import CodeIndex, Hit
-from protocol.errors import UsageError
+from protocol.errors import ProtocolError, UsageError
 from protocol.messages import PublishedManifest
 from protocol.published import Trust, verify_folder
+from protocol.textindex import Found, TextIndex
 
 _HELD_OPEN = 4
 
@@ -139,35 +140,34 @@ class OpenRelease:
         query = self.entry(query).code if isinstance(query, str) else np.asarray(query, dtype=np.float32)
         return self.index.search(query, k, systems=wanted)
 
+    @cached_property
+    def texts(self) -> TextIndex:
+        """Codes and names, to be searched by what people type; made at the first question."""
+        return TextIndex.build(self.map.entries)
+
+    def find(
+        self, text: str, k: int = 20, *, systems: Collection[str] = (), categories: Collection[str] = ()
+    ) -> list[Found]:
+        """The k codes that a text finds best: by code, by name, or by the name of a synonym.
+
+        Args:
+            text: anything that a person types.
+            k: how many.
+            systems: prefixes to which codes are limited; all if empty.
+            categories: the same for categories of code systems.
+
+        Raises:
+            UsageError: no such system or category.
+        """
+        return self.texts.find(text, k, systems=self.prefixes(systems, categories))
+
     def prefixes(self, systems: Collection[str], categories: Collection[str]) -> frozenset[str]:
         """The code systems that are of `systems` and of `categories`; none for no limit.
 
         Raises:
             UsageError: the study has no such system or category, or none is both.
         """
-        study = self.map.study
-        known = {s.prefix: s.category for s in study.code_systems}
-        for given, have, what in (
-            (systems, set(known), "code system"),
-            (categories, set(known.values()), "category"),
-        ):
-            unknown = sorted(set(given) - have)
-            if unknown:
-                raise UsageError(
-                    f"The study has no {what} {unknown[0]!r}", do=f"Take one of {', '.join(sorted(have))}"
-                )
-        if not systems and not categories:
-            return frozenset()
-        found = frozenset(
-            p
-            for p, c in known.items()
-            if (not systems or p in systems) and (not categories or c in categories)
-        )
-        if not found:
-            raise UsageError(
-                f"No code system is of {', '.join(sorted(systems))} and of {', '.join(sorted(categories))}"
-            )
-        return found
+        return self.map.study.prefixes(systems, categories)
 
 
 class Library:
@@ -228,9 +228,63 @@ class Library:
         with self._lock:
             found = self._open.get(version.digest) if version.withdrawn is None else None
             if found is None:
+                _check_files_exist(version)
                 found = OpenRelease.load(version.folder, trust=self.home.keys.public())
+                _check_as_published(version, found.manifest)
                 self._open[version.digest] = found
             self._open.move_to_end(version.digest)
             while len(self._open) > _HELD_OPEN:
                 self._open.popitem(last=False)
         return found
+
+    def read_map(self, number: int) -> PublishedMap:
+        """A version's map alone, verified; unlike `open` of a withdrawn version too, as long as its files are there.
+
+        Raises:
+            UsageError: there is no such version.
+            ProtocolError: its folder is not what its manifest says, or its files were erased.
+            EnvelopeError: its signature does not hold.
+        """
+        version = self.version(number)
+        _check_files_exist(version)
+        manifest = verify_folder(version.folder, self.home.keys.public(), withdrawn=True)
+        _check_as_published(version, manifest)
+        return read_map(version.folder, manifest)
+
+    def check(self, version: Version) -> None:
+        """Return only if a version is, file by file, what was published, and follows the version before it.
+
+        Raises:
+            ProtocolError: it is not, or its files were erased.
+            EnvelopeError: its signature does not hold.
+        """
+        _check_files_exist(version)
+        manifest = verify_folder(version.folder, self.home.keys.public(), withdrawn=True)
+        _check_as_published(version, manifest)
+        before = next((v.digest for v in self.versions() if v.number == version.number - 1), "")
+        if manifest.previous != before:
+            raise ProtocolError(
+                f"Version {version.number} does not follow version {version.number - 1}",
+                why="its manifest names another version before it than the one that was published",
+                do="Restore the coordinator's home from a backup",
+            )
+
+
+def _check_files_exist(version: Version) -> None:
+    if version.erased:
+        when = f" on {version.withdrawn:%Y-%m-%d}" if version.withdrawn else ""
+        raise ProtocolError(
+            f"The files of version {version.number} were erased",
+            why=f"a site that it was fitted with has withdrawn{when}",
+            do="Use the newest version",
+        )
+
+
+def _check_as_published(version: Version, manifest: PublishedManifest) -> None:
+    """A signature alone would let another manifest take the number of this version."""
+    if manifest.digest != version.digest:
+        raise ProtocolError(
+            f"Version {version.number} is not the one that was published",
+            why=f"its manifest has digest {manifest.digest[:12]}, the database has {version.digest[:12]}",
+            do="Restore the folder from a backup; a published version is never changed",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.sparse as sp
@@ -18,6 +18,7 @@ from coordinator.ranking import (
     support_ratio,
     text_likeness,
 )
+from coordinator.settled import NO_CELLS, Cells, places
 from coordinator.union import view_of
 from coordinator.weak_pairs import (
     Latent,
@@ -51,7 +52,9 @@ class Clues:
         known_gap: for each group (k,) differences of log share between its sites' codes and the same codes elsewhere.
         support: (n,) and (m,) log share of patients.
         fixed: features that need no alignment, name -> (n, m).
-        apart: (n, m) pairs of codes of different categories, which cannot mean the same; None where there is one category.
+        apart: (n, m) pairs of codes of different categories, which cannot mean the same, and pairs that people settled to
+            differ; None where there are none.
+        same: (k, 2) places of pairs that people settled to mean the same.
     """
 
     local: Index
@@ -62,6 +65,7 @@ class Clues:
     support: tuple[Array, Array]
     fixed: Mapping[str, Array]
     apart: NDArray[np.bool_] | None = None
+    same: Index = field(default_factory=lambda: np.empty((0, 2), np.intp))
 
     def support_ratio(self, matched: Array) -> Array:
         """(n, m) `ranking.support_ratio` of each group by itself: a site's counts decide nothing of another site's codes."""
@@ -77,7 +81,7 @@ class Clues:
         return ("latent", "support", *self.fixed)
 
     def score(self, fusion: Fusion, features: Mapping[str, Array]) -> Array:
-        """(n, m) the fusion's score; far below any other between categories."""
+        """(n, m) the fusion's score; far below any other for pairs that cannot be; pairs settled to be the same gain nothing."""
         found = fusion.score(features)
         if self.apart is not None:
             found[self.apart] = NEVER
@@ -92,6 +96,7 @@ class Linked:
         latent: evidence of every row.
         features: name -> (n, m) for `Fusion`.
         score: (n, m) log odds up to a constant a row, the fusion's.
+        fusion: that weighed them.
         clues: what it began with.
         joined: (n_rows,) as `weak_pairs.join`: rows that count as one while loadings and noise are learnt.
         pairs: (k, 2) the weak pairs: local row, standard row.
@@ -100,6 +105,7 @@ class Linked:
     latent: Latent
     features: Mapping[str, Array]
     score: Array
+    fusion: Fusion
     clues: Clues
     joined: Index
     pairs: NDArray[np.intp]
@@ -116,6 +122,7 @@ def gather(
     categories: Index | None = None,
     known: sp.csr_array | None = None,
     speaks: Sequence[NDArray[np.bool_]] | None = None,
+    decided: Cells = NO_CELLS,
 ) -> Clues:
     """Clues of every local row and candidate.
 
@@ -133,6 +140,7 @@ def gather(
         known: (n_rows, n_rows) symmetric: how surely two rows' codes are known to mean the same, in (0, 1], or known
             not to, in [-1, 0); None without any.
         speaks: for each source, which of its rows say what their codes are, as for `fit_two_stage`; all without it.
+        decided: what people settled.
     """
     sites = range(len(sources)) if sites is None else sites
     heard = [np.ones(len(source.codes), dtype=bool) for source in sources] if speaks is None else speaks
@@ -162,6 +170,10 @@ def gather(
     ties = held[count > 1].sum(axis=0)
     mean_share = (log_share * said).sum(axis=1) / np.maximum(said.sum(axis=1), 1)
     gaps = _gaps(held, said, log_share)
+    apart = None if categories is None else categories[local][:, None] != categories[target][None]
+    if len(decided.differ) or len(decided.none):
+        apart = decided.barred(local, target) | (False if apart is None else apart)
+    same = places(decided.same, local, target)
     return Clues(
         local=local,
         standard=target,
@@ -170,7 +182,8 @@ def gather(
         known_gap=tuple(np.concatenate([gaps[s] for s in np.flatnonzero(pattern)]) for pattern in patterns),
         support=(mean_share[local], mean_share[target]),
         fixed=fixed,
-        apart=None if categories is None else categories[local][:, None] != categories[target][None],
+        apart=apart,
+        same=same if apart is None else same[~apart[same[:, 0], same[:, 1]]],
     )
 
 
@@ -219,8 +232,7 @@ def self_train(
         FitError: no match is sure enough to join two sources.
     """
     tell = progress or (lambda _step, _share: None)
-    pairs = np.empty((0, 2), dtype=np.intp)
-    weights = np.zeros((len(clues.local), len(clues.standard)))
+    pairs, weights = _matches(np.zeros((len(clues.local), len(clues.standard))), clues, np.empty(0, np.intp))
     features = dict(clues.fixed)
     bare = np.flatnonzero(clues.links < dim)
     if len(bare) and rounds > 1:
@@ -236,7 +248,7 @@ def self_train(
         score = clues.score(fusion, features)
         if turn < rounds - 1:
             pairs, weights = _matches(score, clues, np.arange(len(clues.links)))
-    return Linked(found, features, score, clues, joined, pairs)
+    return Linked(found, features, score, fusion, clues, joined, pairs)
 
 
 def _start(
@@ -267,10 +279,12 @@ def _start(
 def _matches(
     score: Array, clues: Clues, groups: Index, slack: float = 3.0, least: float = _LEAST
 ) -> tuple[NDArray[np.intp], Array]:
-    """Sure matches of these groups, group by group, and their cells as weights."""
-    weights, pairs = np.zeros_like(score), [np.empty((0, 2), dtype=np.intp)]
+    """Sure matches of these groups, group by group, and their cells as weights; what people settled is a match of its own."""
+    row, column = clues.same.T
+    weights, pairs = np.zeros_like(score), [np.stack([clues.local[row], clues.standard[column]], axis=1)]
+    weights[row, column] = 1.0
     for g in groups:
-        rows = np.flatnonzero(clues.group == g)
+        rows = np.setdiff1d(np.flatnonzero(clues.group == g), row)
         cells = mutual_matches(soft_matching(score[rows], slack), least)
         weights[rows[cells[:, 0]], cells[:, 1]] = 1.0
         pairs.append(np.stack([clues.local[rows[cells[:, 0]]], clues.standard[cells[:, 1]]], axis=1))

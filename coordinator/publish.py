@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,17 +18,23 @@ import pyarrow.parquet as pq
 from coordinator.config import Home
 from coordinator.edition import Edition
 from coordinator.exports.sssom import write_sssom
+from coordinator.exports.tables import CLUSTERS, EVIDENCE, clusters_table, evidence_table
 from coordinator.flower.desk import RoundDesk
 from coordinator.harmonize import Harmonized
 from coordinator.index import write_index
-from coordinator.mapping import MappingSet
+from coordinator.mapping import KnownPair, Mapping, MappingSet
 from coordinator.report.data import Quality
 from coordinator.reporting import write_report
+from coordinator.review import Reviews
+from coordinator.review.publication import reviewed_of
+from coordinator.reviewed import write_reviews
 from coordinator.store import Site, Store
 from coordinator.version import SOFTWARE, coordinator_digest
+from coordinator.versions.card import write_card
 from protocol.bundle import encode_bundle
 from protocol.canonical import digest
 from protocol.envelope import EnvelopeHeader, seal
+from protocol.errors import RoundError
 from protocol.keys import PrivateKeys
 from protocol.messages import PublishedManifest, SiteSummary, Tombstone
 from protocol.published import list_files, sign_manifest
@@ -56,6 +63,7 @@ def make_edition(
 ) -> Edition:
     """The next version of the study, from the fit of a round's accepted releases."""
     releases = harmonized.screening.kept(releases)
+    published = store.versions()
     return Edition(
         study=home.study,
         round=round_name,
@@ -66,6 +74,9 @@ def make_edition(
         sites=harmonized.screening.explained(site_summaries(store, home, round_name, releases)),
         quality=quality,
         withdrawn=tombstones(store),
+        reviews=reviewed_of(Reviews(home, store), names=home.config.reviewer_names),
+        previous=published[-1].manifest_digest if published else "",
+        citation=home.config.citation,
     )
 
 
@@ -84,7 +95,17 @@ def publish(home: Home, store: Store, edition: Edition) -> Path:
 
     Returns:
         the folder.
+
+    Raises:
+        RoundError: there is a version of this number, or the one before has changed meanwhile.
     """
+    published = store.versions()
+    if edition.previous != (published[-1].manifest_digest if published else ""):
+        raise RoundError(
+            f"Version {edition.version} no longer follows the last published one",
+            why="another version was published meanwhile, and a published version is never changed",
+            do=f"Publish round {edition.round} again",
+        )
     target = home.release_folder(edition.version)
     # A folder that the store does not know is left from a publication that did not end.
     for leftover in (target, site_copies(target)):
@@ -116,8 +137,26 @@ def visible(study: StudySpec, mappings: MappingSet, audience: str) -> npt.NDArra
     """Which codes an audience may see: all, or none that is local to another site."""
     if study.publish_local_codes == "consortium":
         return np.ones(len(mappings.rows), dtype=bool)
-    owners = [study.system(row.code.partition(":")[0]).local_to for row in mappings.rows]
-    return np.array([owner in {None, audience} for owner in owners], dtype=bool)
+    return np.array([_may_see(study, row.code, audience) for row in mappings.rows], dtype=bool)
+
+
+def _may_see(study: StudySpec, code: str, audience: str) -> bool:
+    owner = study.system(code.partition(":")[0]).local_to
+    return study.publish_local_codes == "consortium" or owner in {None, audience}
+
+
+def _told(study: StudySpec, rows: Iterable[Mapping], audience: str) -> tuple[Mapping, ...]:
+    """The rows without known pairs that name a code which the audience may not see."""
+
+    def known(pairs: tuple[KnownPair, ...]) -> tuple[KnownPair, ...]:
+        return tuple(
+            p for p in pairs if _may_see(study, p.left, audience) and _may_see(study, p.right, audience)
+        )
+
+    return tuple(
+        replace(row, candidates=tuple(replace(c, pairs=known(c.pairs)) for c in row.candidates))
+        for row in rows
+    )
 
 
 def _write(folder: Path, edition: Edition, audience: str, keys: PrivateKeys) -> PublishedManifest:
@@ -126,23 +165,26 @@ def _write(folder: Path, edition: Edition, audience: str, keys: PrivateKeys) -> 
     folder.chmod(0o755)
     mask = visible(study, edition.harmonized.mappings, audience)
     kept = np.flatnonzero(mask)
-    mappings = MappingSet(
-        tuple(edition.harmonized.mappings.rows[i] for i in kept), edition.harmonized.mappings.embedding[kept]
-    )
+    rows = [edition.harmonized.mappings.rows[i] for i in kept]
+    mappings = MappingSet(_told(study, rows, audience), edition.harmonized.mappings.embedding[kept])
     codes = [row.code for row in mappings.rows]
     write_sssom(folder / "mappings.sssom.tsv", mappings, edition)
-    pq.write_table(clusters_table(mappings), folder / "clusters.parquet")
+    pq.write_table(clusters_table(mappings), folder / CLUSTERS)
+    pq.write_table(evidence_table(mappings), folder / EVIDENCE)
     vectors = pa.FixedSizeListArray.from_arrays(
         pa.array(mappings.embedding.ravel(), pa.float32()), mappings.embedding.shape[1]
     )
     pq.write_table(pa.table({"code": codes, "vector": vectors}), folder / "embeddings.parquet")
     write_index(folder, codes, mappings.embedding)
+    write_reviews(folder, edition.reviews, codes)
     write_report(folder / "report.html", edition, mask)
+    write_card(folder, edition, mappings)
     manifest = PublishedManifest(
         study=study.model_dump(mode="json"),
         study_digest=study.digest,
         round=edition.round,
         version=edition.version,
+        previous=edition.previous,
         audience=audience,
         created=edition.created,
         software=SOFTWARE,
@@ -150,36 +192,11 @@ def _write(folder: Path, edition: Edition, audience: str, keys: PrivateKeys) -> 
         clusters=len({row.cluster for row in mappings.rows}),
         sites=edition.sites,
         withdrawn=edition.withdrawn,
+        background=edition.harmonized.background,
         files=list_files(folder),
     )
     sign_manifest(folder, manifest, keys)
     return manifest
-
-
-def clusters_table(mappings: MappingSet) -> pa.Table:
-    """One row a code: cluster, probability, standard code, alternatives and evidence by site."""
-    rows = mappings.rows
-    evidence = pa.list_(pa.struct({"site": pa.string(), "members": pa.int32(), "cosine": pa.float32()}))
-    return pa.table(
-        {
-            "code": [r.code for r in rows],
-            "sites": pa.array([list(r.sites) for r in rows], pa.list_(pa.string())),
-            "cluster": pa.array([r.cluster for r in rows], pa.int32()),
-            "posterior": pa.array([r.posterior for r in rows], pa.float32()),
-            "probability": pa.array([r.probability for r in rows], pa.float32()),
-            "anchored": [r.anchored for r in rows],
-            "standard_code": [r.standard_code for r in rows],
-            "similarity": pa.array([r.similarity for r in rows], pa.float32()),
-            "alternatives": pa.array([list(r.alternatives) for r in rows], pa.list_(pa.string())),
-            "evidence": pa.array(
-                [
-                    [{"site": e.site, "members": e.members, "cosine": e.cosine} for e in r.evidence]
-                    for r in rows
-                ],
-                evidence,
-            ),
-        }
-    )
 
 
 def _seal_bundle(home: Home, site: Site, folder: Path, manifest: PublishedManifest) -> None:

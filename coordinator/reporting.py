@@ -31,7 +31,7 @@ def write_report(path: Path, edition: Edition, mask: npt.NDArray[np.bool_]) -> N
 
 
 def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
-    """Everything that the report shows; descriptions are none, since none leaves a site."""
+    """Everything that the report shows."""
     study, harmonized = edition.study, edition.harmonized
     fit, union = harmonized.fit, harmonized.union
     by_site = {r.manifest.site: r for r in edition.releases}
@@ -42,10 +42,9 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
         if summary.site in union.sites:
             member[:, column] = union.holds[mask, union.sites.index(summary.site)]
     xy, method = _flat_map(harmonized.mappings.embedding[mask])
-    text = np.array([""] * len(rows), dtype=object)
     codes = CodeTable(
         curie=np.array([r.code for r in rows], dtype=object),
-        title=text,
+        title=np.array([r.name for r in rows], dtype=object),
         member=member,
         category=np.array([_category(study, r) for r in rows], dtype=object),
         cluster=np.array([r.cluster for r in rows], dtype=np.int64),
@@ -53,7 +52,7 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
         xy=xy,
         anchored=np.array([r.given for r in rows], dtype=bool),
         target=np.array([r.standard_code for r in rows], dtype=object),
-        target_title=text,
+        target_title=np.array([r.standard_name for r in rows], dtype=object),
     )
     privacy = study.privacy
     return ReportData(
@@ -70,7 +69,7 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
             iterations=len(fit.history),
             warnings=harmonized.warnings,
             history=np.asarray(fit.history),
-            background=harmonized.background,
+            background=tuple(source.detail for source in harmonized.background),
         ),
         sites=sites,
         codes=codes,

@@ -128,6 +128,40 @@ class Delivery(Base):
     received: Mapped[datetime] = mapped_column(default=utc_now)
 
 
+class ReviewRecord(Base):
+    """One record of the review log (`coordinator.review.record.Decision`), signed; never changed or deleted."""
+
+    __tablename__ = "review_record"
+
+    # Given by the log, never by the database: two writers of one number cannot both be stored.
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    signed: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class ReviewHead(Base):
+    """The last record of the review log: whoever appends holds this row until the end of the transaction."""
+
+    __tablename__ = "review_head"
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    number: Mapped[int] = mapped_column(default=0)
+    digest: Mapped[str] = mapped_column(String(64), default="")
+
+
+class AccessToken(Base):
+    """What lets a person into the web service; the token itself is known to its holder only."""
+
+    __tablename__ = "access_token"
+
+    number: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64))
+    role: Mapped[str] = mapped_column(String(16))
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    created: Mapped[datetime] = mapped_column(default=utc_now)
+    expires: Mapped[datetime | None] = mapped_column(default=None)
+    revoked: Mapped[datetime | None] = mapped_column(default=None)
+
+
 class Withdrawal(Base):
     """A site's withdrawal and how far it is: each step is stored when it has ended."""
 

@@ -39,6 +39,7 @@ class Latent:
         evidence: (n, d) h_i = sum_s B_s' Psi_s^-1 x_i^s over the sources that hold row i.
         gram: (P, d, d) A_i = sum_s B_s' Psi_s^-1 B_s, by distinct pattern of presence.
         pattern: (n,) the pattern of each row.
+        parts: for each source the rows that it speaks for and (k, d) its own part of their evidence.
         noise: for each source the variance that is left beside its loadings, whitened.
         bound: log likelihood of the noise model after each sweep.
         warnings: of the alignment, in words.
@@ -47,6 +48,7 @@ class Latent:
     evidence: Array
     gram: Array
     pattern: Index
+    parts: tuple[tuple[Index, Array], ...]
     noise: tuple[float, ...]
     bound: tuple[float, ...]
     warnings: tuple[str, ...]
@@ -86,7 +88,7 @@ def latent(
     model = fit_noise(views, alignment.unit_rows(start), sweeps=_SWEEPS)
     held = np.zeros((len(joined), len(sources)), dtype=bool)
     evidence, grams = np.zeros((len(joined), dim)), np.zeros((len(sources), dim, dim))
-    levels = []
+    levels, parts = [], []
     for s, (source, one, view, precision) in enumerate(
         zip(sources, merged, views, model.precision, strict=True)
     ):
@@ -100,12 +102,20 @@ def latent(
         axes = np.linalg.lstsq(one.matrix, view.scores, rcond=None)[0]
         grams[s] = loading.T @ loading / level
         said = slice(None) if speaks is None else speaks[s]
-        evidence[source.codes[said]] += whitened(source.matrix[said] @ axes, precision) @ loading / level
-        held[source.codes[said], s] = True
+        rows, own = source.codes[said], whitened(source.matrix[said] @ axes, precision) @ loading / level
+        parts.append((rows, own))
+        evidence[rows] += own
+        held[rows, s] = True
     distinct, pattern = np.unique(held, axis=0, return_inverse=True)
     gram = np.tensordot(distinct.astype(np.float64), grams, axes=1)
     return Latent(
-        evidence, np.asarray(gram), pattern.reshape(-1), tuple(levels), model.bound, tuple(aligned.warnings)
+        evidence,
+        np.asarray(gram),
+        pattern.reshape(-1),
+        tuple(parts),
+        tuple(levels),
+        model.bound,
+        tuple(aligned.warnings),
     )
 
 
@@ -134,6 +144,65 @@ def same_meaning(found: Latent, one: Index, other: Index) -> Array:
             block += np.einsum("nd,de,ne->n", y, both - second, y)[None] / 2
             ratio[np.ix_(i, j)] = block
     return ratio
+
+
+def meaning_by_source(
+    found: Latent, one: Index, other: Index, at: NDArray[np.intp], allowed: NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    """`same_meaning` by the sources that speak for the candidates.
+
+    With h_j = sum_s h_j^s, source s says h_i'V h_j^s + h_j'(V - V_j) h_j^s / 2 of row i and candidate j, and what is left,
+    h_i'(V - V_i) h_i / 2 + (log|V| - log|V_i| - log|V_j|) / 2, hangs on which sources hold the candidate alone.
+
+    Args:
+        found: evidence of every row.
+        one: (n,) rows.
+        other: (m,) rows of candidates.
+        at: (n, k) the candidates to tell of, columns of `same_meaning`.
+        allowed: (n, m) the candidates to average over.
+
+    Returns:
+        (n, k, S + 1) parts, the last for what is left; and (n, S + 1) their means over each row's allowed candidates.
+
+    Law: the parts of a pair add up to its `same_meaning`.
+    """
+    unit, n_parts = np.eye(found.evidence.shape[1]), len(found.parts)
+    parts, total = np.zeros((*at.shape, n_parts + 1)), np.zeros((len(one), n_parts + 1))
+    own = [_rows_of(part, other) for part in found.parts]
+    for a in np.unique(found.pattern[one]):
+        i = np.flatnonzero(found.pattern[one] == a)
+        x, first = found.evidence[one[i]], np.linalg.inv(unit + found.gram[a])
+        for b in np.unique(found.pattern[other]):
+            j = np.flatnonzero(found.pattern[other] == b)
+            y, second = found.evidence[other[j]], np.linalg.inv(unit + found.gram[b])
+            both = np.linalg.inv(unit + found.gram[a] + found.gram[b])
+            place = np.full(len(other), -1)
+            place[j] = np.arange(len(j))
+            row, slot = np.nonzero(place[at[i]] >= 0)
+            column, counted = place[at[i]][row, slot], allowed[np.ix_(i, j)]
+            level = sum(sign * np.linalg.slogdet(m)[1] for sign, m in ((1, both), (-1, first), (-1, second)))
+            left = np.einsum("nd,de,ne->n", x, both - first, x) / 2 + level / 2
+            parts[i[row], slot, n_parts] = left[row]
+            total[i, n_parts] += left * counted.sum(axis=1)
+            near, spread = x @ both, y @ (both - second) / 2
+            for s, (held, evidence) in enumerate(own):
+                if not held[j].any():
+                    continue
+                said = near @ evidence[j].T + np.einsum("md,md->m", spread, evidence[j])[None]
+                parts[i[row], slot, s] = said[row, column]
+                total[i, s] += np.sum(said, axis=1, where=counted)
+    return parts, total / np.maximum(allowed.sum(axis=1, keepdims=True), 1)
+
+
+def _rows_of(part: tuple[Index, Array], rows: Index) -> tuple[NDArray[np.bool_], Array]:
+    """(m,) which of these rows a source speaks for, and (m, d) its evidence for them, zeros for others."""
+    codes, evidence = part
+    order = np.argsort(codes)
+    at = np.minimum(np.searchsorted(codes[order], rows), max(len(codes) - 1, 0))
+    held = codes[order][at] == rows if len(codes) else np.zeros(len(rows), dtype=bool)
+    found = np.zeros((len(rows), evidence.shape[1]))
+    found[held] = evidence[order][at[held]]
+    return held, found
 
 
 def soft_matching(score: Array, slack: float = 3.0) -> Array:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -71,6 +72,12 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for row in rows:
         grid.add_row(*(_cell(v) for v in row))
     out.print(grid)
+
+
+def shown(text: str, limit: int = 100) -> str:
+    """Another party's text, fit for a terminal: no control, direction or format characters, no markup, one line."""
+    plain = " ".join("".join(c if c.isprintable() else " " for c in text[: 8 * limit]).split())
+    return escape(plain if len(plain) <= limit else plain[: limit - 1] + "…")
 
 
 @contextmanager

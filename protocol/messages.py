@@ -227,6 +227,14 @@ class Tombstone(Message):
     )
 
 
+class BackgroundSource(Message):
+    """Something beside the releases that a fit was given."""
+
+    kind: Literal["knowledge", "titles", "encoder", "reviews"]
+    detail: Text = Field(description="A sentence for people.")
+    content: HexDigest = Field(description="Digest of what was given.")
+
+
 class PublishedManifest(Message):
     """`manifest.json` of a published release; signed by the coordinator."""
 
@@ -235,6 +243,11 @@ class PublishedManifest(Message):
     study_digest: HexDigest
     round: Identifier
     version: int = Field(ge=1)
+    previous: str = Field(
+        "",
+        pattern="^([0-9a-f]{64})?$",
+        description="Digest of the consortium's manifest of version - 1; empty for the first.",
+    )
     audience: str = Field(
         "consortium", description="`consortium`, or the one site whose local codes it holds."
     )
@@ -244,4 +257,5 @@ class PublishedManifest(Message):
     clusters: int = Field(ge=0)
     sites: tuple[SiteSummary, ...]
     withdrawn: tuple[Tombstone, ...] = Field((), description="Every withdrawal so far, the first one first.")
+    background: tuple[BackgroundSource, ...] = Field((), description="What the fit was given beside the releases.")
     files: tuple[FileSpec, ...]

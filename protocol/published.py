@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from pydantic import ValidationError
 
@@ -27,7 +27,7 @@ Trust: TypeAlias = PublicKeys | VerifiedKeys
 """The coordinator's key, or its keys as a site has followed them."""
 MANIFEST = "manifest.json"
 _MARKS = "withdrawn-*.json"
-_MAX_MANIFEST = 16 << 20
+MAX_MANIFEST = 16 << 20
 _AGAIN = "Fetch the release again; do not use this copy"
 
 
@@ -79,18 +79,12 @@ def verify_folder(folder: Path, trust: Trust, *, withdrawn: bool = False) -> Pub
         raise _withdrawn(folder, found_marks[0])
     path = folder / MANIFEST
     try:
-        if path.stat().st_size > _MAX_MANIFEST:
+        if path.stat().st_size > MAX_MANIFEST:
             raise ProtocolError(f"The manifest in {folder} is too large")
-        document = json.loads(path.read_bytes().decode())
-        manifest = PublishedManifest.model_validate_json(json.dumps(document["manifest"]))
-        signer = PublicKeys.model_validate(document["signed_by"])
-        signature = base64.b64decode(document["signature"], validate=True)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ProtocolError(f"{folder} is no published release", why="it has no manifest.json") from None
-    except (ValidationError, ValueError, KeyError, TypeError, RecursionError):
-        raise ProtocolError(f"The manifest in {folder} does not follow the protocol") from None
-    known = trust if isinstance(trust, PublicKeys) else trust.key(signer.digest)
-    known.verify(signature, _signed(manifest))
+    manifest = verify_manifest(data, trust, where=str(folder))
     found, listed = set(_names(folder)), {f.name: f for f in manifest.files}
     for name in sorted(found | listed.keys()):
         what = "missing" if name not in found else "not listed" if name not in listed else ""
@@ -101,6 +95,51 @@ def verify_folder(folder: Path, trust: Trust, *, withdrawn: bool = False) -> Pub
                 do=_AGAIN,
             )
     return manifest
+
+
+def verify_manifest(data: bytes, trust: Trust, *, where: str) -> PublishedManifest:
+    """The manifest in the bytes of a `manifest.json`, if `trust` signed it; nothing is said of the files.
+
+    Args:
+        data: of the file.
+        trust: who may have signed.
+        where: named in messages.
+
+    Raises:
+        ProtocolError: the manifest is malformed.
+        EnvelopeError: the signature does not hold.
+    """
+    document = _document(data, where)
+    known = trust if isinstance(trust, PublicKeys) else trust.key(document.signer.digest)
+    known.verify(document.signature, _signed(document.manifest))
+    return document.manifest
+
+
+def claimed_signer(data: bytes, *, where: str) -> PublicKeys:
+    """The keys that a `manifest.json` says it was signed with: a claim, to be compared with what people were told.
+
+    Raises:
+        ProtocolError: the manifest is malformed.
+    """
+    return _document(data, where).signer
+
+
+class _Document(NamedTuple):
+    manifest: PublishedManifest
+    signer: PublicKeys
+    signature: bytes
+
+
+def _document(data: bytes, where: str) -> _Document:
+    try:
+        document = json.loads(data.decode())
+        return _Document(
+            PublishedManifest.model_validate_json(json.dumps(document["manifest"])),
+            PublicKeys.model_validate(document["signed_by"]),
+            base64.b64decode(document["signature"], validate=True),
+        )
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError):
+        raise ProtocolError(f"The manifest in {where} does not follow the protocol") from None
 
 
 def read_listed(folder: Path, manifest: PublishedManifest, name: str) -> bytes:

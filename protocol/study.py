@@ -7,13 +7,14 @@ docs/reference/study.md is made from these descriptions.
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from protocol.canonical import digest
-from protocol.errors import StudyError
+from protocol.errors import StudyError, UsageError
 from protocol.vocabulary import IDENTIFIER, PREFIX, Category
 
 Identifier = Annotated[str, StringConstraints(pattern=rf"^{IDENTIFIER.pattern}$")]
@@ -346,6 +347,29 @@ class StudySpec(_Section):
     def digest(self) -> str:
         """SHA-256 of the canonical JSON, in hex."""
         return digest(self)
+
+    def prefixes(self, systems: Collection[str] = (), categories: Collection[str] = ()) -> frozenset[str]:
+        """The code systems that are of `systems` and of `categories`; none, for no limit, where both are empty.
+
+        Raises:
+            UsageError: the study has no such system or category, or none is both.
+        """
+        known = {s.prefix: s.category for s in self.code_systems}
+        for given, have, what in (
+            (systems, set(known), "code system"),
+            (categories, set(known.values()), "category"),
+        ):
+            unknown = sorted(set(given) - have)
+            if unknown:
+                raise UsageError(
+                    f"The study has no {what} {unknown[0]!r}", do=f"Take one of {', '.join(sorted(have))}"
+                )
+        found = {p for p, c in known.items() if p in (systems or known) and c in (categories or {c})}
+        if not found:
+            raise UsageError(
+                f"No code system is of {', '.join(sorted(systems))} and of {', '.join(sorted(categories))}"
+            )
+        return frozenset(found) if systems or categories else frozenset()
 
     @property
     def view_dims(self) -> dict[str, int]:

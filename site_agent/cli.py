@@ -7,20 +7,17 @@ from typing import Annotated
 
 import typer
 
-from protocol.codeindex import CodeIndex
 from protocol.console import out, print_json, progress, run_app, stop_event, table
 from protocol.errors import UsageError
 from protocol.files import write_atomic
 from protocol.keyfile import passphrase_from_file
-from site_agent import cli_connect, cli_keys, cli_ledger, cli_release, cli_signers, enrolment
+from site_agent import cli_airgap, cli_connect, cli_keys, cli_ledger, cli_release, cli_search, cli_signers, enrolment
 from site_agent.agent import Agent
 from site_agent.cli_options import HERE, HomeOption, JsonOption, MemoryOption, ThreadsOption
-from site_agent.codelist import latest_result
 from site_agent.config import Home, Kind
 from site_agent.doctor import examine
 from site_agent.doctor.page import page
 from site_agent.doctor.terminal import as_json, show
-from site_agent.keys import coordinator_keys
 from site_agent.prepare import version
 from site_agent.sums.cli import roster_app, sums_app
 
@@ -182,6 +179,8 @@ def run(
 
 
 cli_connect.add_to(app)
+cli_airgap.add_to(app)
+cli_search.add_to(app)
 
 
 @app.command(epilog="Example: site-agent apply --home north")
@@ -193,31 +192,6 @@ def apply(home: HomeOption = HERE, json: JsonOption = False) -> None:
         return
     table(f"Version {applied.version}", ["state", "codes"], [[k, v] for k, v in applied.states.items()])
     out.print(f"Wrote {applied.path}")
-
-
-@app.command(epilog="Example: site-agent search ICD10CM:E11.9 -k 5 --home north")
-def search(
-    code: Annotated[str, typer.Argument(help="PREFIX:code, or a bare code that one system has.")],
-    home: HomeOption = HERE,
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="How many neighbours.")] = 10,
-    approximate: Annotated[
-        bool,
-        typer.Option("--approximate", help="Use the release's HNSW index; needs the extra `search`."),
-    ] = False,
-    json: JsonOption = False,
-) -> None:
-    """The codes nearest to a code in the newest published release."""
-    site = Home(home)
-    index = CodeIndex.load(latest_result(site), trust=coordinator_keys(site), exact=not approximate)
-    hits = index.search(code, k)
-    if json:
-        print_json([{"code": h.code, "similarity": round(h.similarity, 6)} for h in hits])
-    else:
-        table(
-            f"Nearest to {index.codes[index.row(code)]}",
-            ["code", "cosine"],
-            [[h.code, h.similarity] for h in hits],
-        )
 
 
 def main() -> None:

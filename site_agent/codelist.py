@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,7 @@ from site_agent.keys import coordinator_keys
 from site_agent.prepare import Prepared
 from site_agent.state import load_state
 
+_COLUMNS = ["code", "sites", "cluster", "standard_code", "probability", "anchored", "candidates"]
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
 
 
@@ -80,7 +82,7 @@ def apply_result(home: Home) -> Applied:
     # Two sites may use one public system: each has a row a code in the table, with its own name.
     # The very bytes whose digest held, not the file, which another process could have swapped since.
     clusters = read_listed(folder, manifest, "clusters.parquet")
-    published = pq.read_table(pa.BufferReader(clusters)).to_pylist()
+    published = pq.read_table(pa.BufferReader(clusters), columns=_COLUMNS).to_pylist()
     found = {row["code"]: row for row in published if home.config.site in row["sites"]}
     names = codes["code"].to_pylist()
     rows = [found.get(name) for name in names]
@@ -92,9 +94,10 @@ def apply_result(home: Home) -> Applied:
             "state": state,
             "cluster": pa.array([r and r["cluster"] for r in rows], pa.int32()),
             "standard_code": pa.array([r and r["standard_code"] for r in rows], pa.string()),
+            "standard_name": pa.array([r and _standard_name(r) for r in rows], pa.string()),
             "probability": pa.array([r and r["probability"] for r in rows], pa.float32()),
             "anchored": pa.array([r and r["anchored"] for r in rows], pa.bool_()),
-            "alternatives": pa.array([r and " ".join(r["alternatives"]) for r in rows], pa.string()),
+            "alternatives": pa.array([r and " ".join(_alternatives(r)) for r in rows], pa.string()),
         }
     )
     target = home.folder / "harmonised.csv"
@@ -104,7 +107,15 @@ def apply_result(home: Home) -> Applied:
     return Applied(manifest.version, target, counts)
 
 
-def _state(row: dict[str, object] | None) -> str:
+def _standard_name(row: dict[str, Any]) -> str:
+    return next((c["name"] for c in row["candidates"] if c["code"] == row["standard_code"]), "")
+
+
+def _alternatives(row: dict[str, Any]) -> list[str]:
+    return [c["code"] for c in row["candidates"] if c["code"] != row["standard_code"]]
+
+
+def _state(row: dict[str, Any] | None) -> str:
     if row is None:
         return "not released"
     return "mapped" if row["standard_code"] else "no standard code"

@@ -89,7 +89,7 @@ def _federate(demo: Demo, step: Step) -> tuple[dict[str, Any], dict[str, Any]]:
     _coordinator("init", str(demo.hub), "--study", study, "--address", address, "--listen", "127.0.0.1")
     with ExitStack() as stack:
         log = demo.folder / "coordinator.log"
-        serving = stack.enter_context(_running("coordinator", ("serve", "--home", str(demo.hub)), log))
+        serving = stack.enter_context(_running("coordinator", ("serve", "--only", "sites", "--home", str(demo.hub)), log))
         step("enrolling the sites", 0.15)
         enrolled = _in_parallel(lambda name: _make_site(demo, name), names)
         files = [e["file"] for e in enrolled]

@@ -122,7 +122,8 @@ def concepts_of(published: PublishedMap, folder: Path) -> Vocabulary:
         UsageError: none of its standard codes is a concept.
     """
     targets = {e.standard_code for e in published.mappings if e.standard_code}
-    codes = {e.code for e in published.mappings} | targets
+    said = {r.target for rows in published.reviews.values() for r in rows if r.target}
+    codes = {e.code for e in published.mappings} | targets | said
     found = read_vocabulary(folder, Systems.of_study(published.study), codes)
     if targets and not any(found.get(code) for code in targets):
         raise UsageError(

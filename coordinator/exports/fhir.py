@@ -94,7 +94,7 @@ def _resource(published: PublishedMap, vocabulary: Vocabulary | None, target: _T
 def _element(
     e: Entry, published: PublishedMap, vocabulary: Vocabulary | None, target: _Target
 ) -> dict[str, Any]:
-    return _coded(e.local, e.code, vocabulary) | target(e, published, vocabulary)
+    return _coded(e.local, e.code, e.name, vocabulary) | target(e, published, vocabulary)
 
 
 def _target_r4(e: Entry, published: PublishedMap, vocabulary: Vocabulary | None) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _target_r4(e: Entry, published: PublishedMap, vocabulary: Vocabulary | None)
     return {
         "target": [
             {"extension": extension}
-            | _coded(e.target, e.standard_code, vocabulary)
+            | _coded(e.target, e.standard_code, e.standard_name, vocabulary)
             | {"equivalence": EQUIVALENCE[e.predicate], "comment": evidence_line(e)}
         ]
     }
@@ -125,16 +125,16 @@ def _target_r5(e: Entry, _published: PublishedMap, vocabulary: Vocabulary | None
     ]
     return {
         "target": [
-            _coded(e.target, e.standard_code, vocabulary)
+            _coded(e.target, e.standard_code, e.standard_name, vocabulary)
             | {"relationship": RELATIONSHIP[e.predicate], "comment": evidence_line(e), "property": properties}
         ]
     }
 
 
-def _coded(code: str, curie: str, vocabulary: Vocabulary | None) -> dict[str, str]:
-    """`code`, and `display`: the concept's name, or the code itself where FHIR could not hold it."""
+def _coded(code: str, curie: str, called: str, vocabulary: Vocabulary | None) -> dict[str, str]:
+    """`code`, and `display`: the concept's name, the release's, or the code itself where FHIR could not hold it."""
     shown = fhir_code(code)
-    name = (vocabulary.name(curie) if vocabulary else "") or (code if shown != code else "")
+    name = (vocabulary.name(curie) if vocabulary else "") or called or (code if shown != code else "")
     return {"code": shown} | ({"display": name} if name.strip() else {})
 
 

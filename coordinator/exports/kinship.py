@@ -10,16 +10,16 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from coordinator.exports.predicates import Kinship
 from coordinator.exports.table import PublishedMap
 from coordinator.exports.vocabulary import Vocabulary
 from coordinator.knowledge.tables import batches
+from coordinator.mapping import Kinship
 
 Pair = tuple[int, int]
 
 
 def with_kinship(published: PublishedMap, vocabulary: Vocabulary, folder: Path) -> PublishedMap:
-    """The map with `kinship` where the hierarchy knows it.
+    """The map with `kinship` as the hierarchy has it, where both codes are concepts; elsewhere it stays as released.
 
     A code's own standard concepts are itself, if it is one, and those that it `Maps to`. A target that is none of them is
     the code's ancestor (descendant) if it is that of one of them. Without CONCEPT_ANCESTOR.csv nothing is known.
@@ -49,7 +49,9 @@ def with_kinship(published: PublishedMap, vocabulary: Vocabulary, folder: Path) 
         return "descendant" if any((s, target) in above for s in own[source]) else None
 
     found = {pair: kinship(pair) for pair in asked}
-    entries = (replace(e, kinship=found.get(pairs.get(e.code, (0, 0)))) for e in published.entries)
+    entries = (
+        replace(e, kinship=found.get(pairs[e.code])) if e.code in pairs else e for e in published.entries
+    )
     return replace(published, entries=tuple(entries))
 
 

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 
 from coordinator.exports.cells import csv_bytes
 from coordinator.exports.table import Entry, PublishedMap
+from coordinator.exports.tables import by_site
 
 COLUMNS = (
-    "code", "standard_code", "predicate", "probability", "anchored", "cluster", "posterior", "similarity", "sites",
-    "alternatives", "evidence",
+    "code", "name", "category", "standard_code", "standard_name", "predicate", "probability", "anchored", "cluster", "posterior",
+    "similarity", "sites", "alternatives", "evidence",
 )  # fmt: skip
 
 
@@ -25,11 +26,13 @@ def write_csv(published: PublishedMap) -> bytes:
 def write_parquet(published: PublishedMap) -> bytes:
     """Parquet, with lists as lists and floats as the release has them."""
     rows = published.entries
-    evidence = pa.list_(pa.struct({"site": pa.string(), "members": pa.int32(), "cosine": pa.float32()}))
     table = pa.table(
         {
             "code": pa.array([e.code for e in rows], pa.string()),
+            "name": pa.array([e.name for e in rows], pa.string()),
+            "category": pa.array([e.category for e in rows], pa.string()),
             "standard_code": pa.array([e.standard_code for e in rows], pa.string()),
+            "standard_name": pa.array([e.standard_name for e in rows], pa.string()),
             "predicate": pa.array([e.predicate or "" for e in rows], pa.string()),
             "probability": pa.array([e.probability for e in rows], pa.float32()),
             "anchored": pa.array([e.anchored for e in rows], pa.bool_()),
@@ -38,7 +41,7 @@ def write_parquet(published: PublishedMap) -> bytes:
             "similarity": pa.array([e.similarity for e in rows], pa.float32()),
             "sites": pa.array([list(e.sites) for e in rows], pa.list_(pa.string())),
             "alternatives": pa.array([list(e.alternatives) for e in rows], pa.list_(pa.string())),
-            "evidence": pa.array([_evidence(e) for e in rows], evidence),
+            "evidence": by_site(rows),
         }
     )
     sink = io.BytesIO()
@@ -47,12 +50,13 @@ def write_parquet(published: PublishedMap) -> bytes:
 
 
 def _cells(e: Entry) -> list[str | int | float | bool | None]:
-    rounded = [
-        {**part, "cosine": round(e.cosine, 4)} for part, e in zip(_evidence(e), e.evidence, strict=True)
-    ]
+    rounded = [{"site": p.site, "members": p.members, "cosine": round(p.cosine, 4)} for p in e.evidence]
     return [
         e.code,
+        e.name,
+        e.category,
         e.standard_code,
+        e.standard_name,
         e.predicate,
         e.confidence,
         e.anchored,
@@ -63,10 +67,6 @@ def _cells(e: Entry) -> list[str | int | float | bool | None]:
         _json(list(e.alternatives)),
         _json(rounded),
     ]
-
-
-def _evidence(e: Entry) -> list[dict[str, str | int | float]]:
-    return [{"site": part.site, "members": part.members, "cosine": part.cosine} for part in e.evidence]
 
 
 def _json(value: object) -> str:

@@ -20,14 +20,13 @@ formats show. The predicate says no more than the probability does: where that i
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final
+
+from coordinator.mapping import Kinship
 
 EXACT: Final = 0.9
 CLOSE: Final = 0.5
 DECIMALS: Final = 4
-
-Kinship = Literal["ancestor", "descendant"]
-"""What the target is to the code."""
 
 
 class Predicate(StrEnum):

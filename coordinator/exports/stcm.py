@@ -31,7 +31,7 @@ def _row(e: Entry, standard: str, vocabulary: Vocabulary) -> list[str | int]:
         e.local,
         source.concept_id if source else 0,
         e.system,
-        (source.name if source else "")[:_DESCRIPTION],
+        (e.name or vocabulary.name(e.code))[:_DESCRIPTION],
         target.concept_id if target else 0,
         target.vocabulary if target else standard if e.standard_code else NO_VOCABULARY,
         START,

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from coordinator.exports.predicates import DECIMALS, Kinship, Predicate, predicate
-from coordinator.mapping import Evidence, MappedCode
+from coordinator.exports.predicates import DECIMALS, Predicate, predicate
+from coordinator.exports.tables import CLUSTERS, EVIDENCE, read_rows
+from coordinator.mapping import MappedCode
+from coordinator.reviewed import Reviewed, read_reviews
 from protocol.errors import ProtocolError
 from protocol.messages import PublishedManifest
 from protocol.published import read_listed
 from protocol.study import StudySpec
 from protocol.vocabulary import split_curie
 
-CLUSTERS = "clusters.parquet"
-
 
 @dataclass(frozen=True)
 class Entry(MappedCode):
-    """One code of a published map.
-
-    Attributes:
-        kinship: what a hierarchy says the standard code is to the code; None where none is known.
-    """
-
-    kinship: Kinship | None = None
+    """One code of a published map."""
 
     @property
     def system(self) -> str:
@@ -67,11 +61,13 @@ class PublishedMap:
 
     Attributes:
         entries: every code of the release, sorted.
+        reviews: code -> what people say of it.
     """
 
     manifest: PublishedManifest
     study: StudySpec
     entries: tuple[Entry, ...] = field(repr=False)
+    reviews: Mapping[str, tuple[Reviewed, ...]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def mappings(self) -> tuple[Entry, ...]:
@@ -90,7 +86,7 @@ class PublishedMap:
                 standard_code="",
                 probability=0.0,
                 similarity=0.0,
-                alternatives=(e.standard_code, *e.alternatives),
+                kinship=None,
             )
             for e in self.entries
         )
@@ -124,33 +120,16 @@ def read_map(folder: Path, manifest: PublishedManifest) -> PublishedMap:
     Raises:
         ProtocolError: the table changed since, or the release is of another version of this software.
     """
-    data = read_listed(folder, manifest, CLUSTERS)
+    listed = {file.name: file for file in manifest.files}
     try:
+        reviews = read_reviews(folder, manifest)
+        data = [read_listed(folder, manifest, listed[name].name) for name in (CLUSTERS, EVIDENCE)]
         study = StudySpec.model_validate(manifest.study)
-        entries = _entries(pq.read_table(io.BytesIO(data)).to_pylist())
+        entries = [Entry(**row) for row in read_rows(*(pq.read_table(io.BytesIO(d)) for d in data))]
     except (ValidationError, pa.ArrowException, KeyError) as error:
         raise ProtocolError(
             f"The map in {folder} cannot be read",
             why=f"this software does not know its form ({type(error).__name__})",
             do=f"Export it with the software that wrote it: {manifest.software}",
         ) from None
-    return PublishedMap(manifest, study, tuple(sorted(entries, key=lambda e: e.code)))
-
-
-def _entries(rows: list[dict[str, Any]]) -> list[Entry]:
-    return [
-        Entry(
-            code=r["code"],
-            sites=tuple(r["sites"]),
-            cluster=r["cluster"],
-            posterior=r["posterior"],
-            probability=r["probability"],
-            anchored=r["anchored"],
-            given=r["anchored"] or r["code"] == r["standard_code"],
-            standard_code=r["standard_code"],
-            similarity=r["similarity"],
-            alternatives=tuple(r["alternatives"]),
-            evidence=tuple(Evidence(e["site"], e["members"], e["cosine"]) for e in r["evidence"]),
-        )
-        for r in rows
-    ]
+    return PublishedMap(manifest, study, tuple(sorted(entries, key=lambda e: e.code)), reviews)

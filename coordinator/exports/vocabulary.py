@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import pyarrow.compute as pc
 
 from coordinator.knowledge.systems import Systems, canonical, curies
 from coordinator.knowledge.tables import batches
+from coordinator.naming import one_line
 from protocol.errors import DataError, UsageError
 
-_BIDI: Final = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c")
 _COLUMNS: Final = ("concept_id", "concept_name", "vocabulary_id", "concept_code")
 _MORE: Final = ("domain_id", "standard_concept", "valid_end_date", "invalid_reason")
 
@@ -66,19 +65,11 @@ def read_vocabulary(folder: Path, systems: Systems, codes: Collection[str]) -> V
         UsageError: the folder has no CONCEPT.csv.
         DataError: that is no such table.
     """
-    path = folder / "CONCEPT.csv"
-    if not path.is_file():
-        raise UsageError(
-            f"There is no CONCEPT.csv in {folder}",
-            do="Name a folder of vocabularies as athena.ohdsi.org delivers them",
-        )
+    path = _concept_file(folder)
     wanted = pa.array(sorted({canonical(code) for code in codes}), pa.string())
     found: dict[str, Concept] = {}
     for batch in batches(path, _COLUMNS, Counter(), delimiter="\t", quote="", optional=_MORE):
-        names = pc.unique(batch["vocabulary_id"]).to_pylist()
-        known = pa.array([n for n in names if systems.resolve(n) is not None], pa.string())
-        piece = batch.filter(pc.is_in(batch["vocabulary_id"], known))
-        code = curies(piece["vocabulary_id"], piece["concept_code"], systems)
+        piece, code = _of_systems(batch, systems)
         kept = pc.is_in(code, wanted)
         for curie, row in zip(code.filter(kept).to_pylist(), piece.filter(kept).to_pylist(), strict=True):
             concept = _concept(row, path)
@@ -86,6 +77,45 @@ def read_vocabulary(folder: Path, systems: Systems, codes: Collection[str]) -> V
             if other is None or (concept.invalid, concept.concept_id) < (other.invalid, other.concept_id):
                 found[curie] = concept
     return Vocabulary(found)
+
+
+def read_concepts(folder: Path, systems: Systems, ids: Collection[int]) -> dict[int, tuple[str, Concept]]:
+    """Concept id -> CURIE in its canonical spelling, and concept; ids of other systems than the study's are left out.
+
+    Raises:
+        UsageError, DataError: as `read_vocabulary`.
+    """
+    path = _concept_file(folder)
+    wanted = pa.array(sorted(str(number) for number in set(ids)), pa.string())
+    found: dict[int, tuple[str, Concept]] = {}
+    for batch in batches(path, _COLUMNS, Counter(), delimiter="\t", quote="", optional=_MORE):
+        named = batch.filter(pc.is_in(pc.utf8_trim_whitespace(batch["concept_id"]), wanted))
+        if not named.num_rows:
+            continue
+        piece, code = _of_systems(named, systems)
+        for curie, row in zip(code.to_pylist(), piece.to_pylist(), strict=True):
+            if curie is not None:
+                concept = _concept(row, path)
+                found[concept.concept_id] = curie, concept
+    return found
+
+
+def _concept_file(folder: Path) -> Path:
+    path = folder / "CONCEPT.csv"
+    if not path.is_file():
+        raise UsageError(
+            f"There is no CONCEPT.csv in {folder}",
+            do="Name a folder of vocabularies as athena.ohdsi.org delivers them",
+        )
+    return path
+
+
+def _of_systems(batch: pa.RecordBatch, systems: Systems) -> tuple[pa.RecordBatch, pa.Array]:
+    """The rows of the study's systems, and their CURIEs."""
+    names = pc.unique(batch["vocabulary_id"]).to_pylist()
+    known = pa.array([n for n in names if systems.resolve(n) is not None], pa.string())
+    piece = batch.filter(pc.is_in(batch["vocabulary_id"], known))
+    return piece, curies(piece["vocabulary_id"], piece["concept_code"], systems)
 
 
 def _concept(row: dict[str, str], path: Path) -> Concept:
@@ -99,16 +129,10 @@ def _concept(row: dict[str, str], path: Path) -> Concept:
     invalid, end = row["invalid_reason"].strip(), row["valid_end_date"].strip()
     return Concept(
         concept_id=number,
-        name=_one_line(row["concept_name"]),
-        domain=_one_line(row["domain_id"]),
-        vocabulary=_one_line(row["vocabulary_id"]),
+        name=one_line(row["concept_name"]),
+        domain=one_line(row["domain_id"]),
+        vocabulary=one_line(row["vocabulary_id"]),
         standard=row["standard_concept"].strip() == "S",
         invalid="" if invalid == r"\N" else invalid[:1],
         valid_end=f"{end[:4]}-{end[4:6]}-{end[6:]}" if len(end) == 8 and end.isdigit() else end[:10],
     )
-
-
-def _one_line(text: str) -> str:
-    """Without control characters, and without marks that turn the direction of what follows."""
-    plain = "".join(" " if unicodedata.category(c) == "Cc" else c for c in text if c not in _BIDI)
-    return " ".join(plain.split())

@@ -1,10 +1,10 @@
-"""From knowledge files to one folder of pairs: pairs.parquet, contradictions.parquet, report.json, report.md."""
+"""From knowledge files to one folder: pairs.parquet, links.parquet, contradictions.parquet, report.json, report.md."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from coordinator.knowledge import cache
 from coordinator.knowledge.assertions import Assertions
 from coordinator.knowledge.config import KnowledgeFile
-from coordinator.knowledge.merge import PAIRS, KinOptions, Said, merge, pairs_of
+from coordinator.knowledge.merge import LINKS, PAIRS, KinOptions, Said, merge, pairs_of
 from coordinator.knowledge.readers import Source
 from coordinator.knowledge.report import (
     Report,
@@ -29,7 +29,7 @@ from protocol.errors import DataError, UsageError
 from protocol.files import atomic_file, write_atomic
 from protocol.study import StudySpec
 
-FILES: Final = ("pairs.parquet", "contradictions.parquet", "report.json", "report.md")
+FILES: Final = ("pairs.parquet", "links.parquet", "contradictions.parquet", "report.json", "report.md")
 Progress = Callable[[str, float], None]
 
 
@@ -40,11 +40,13 @@ class Build:
     Attributes:
         pairs: of schema `merge.PAIRS`: code_1 < code_2, kind, label, weight, sources.
         report: the content of report.json.
+        links: of schema `merge.LINKS`: which code is broader, which the same; `ancestry` reads them.
         fresh: whether it was made now, and not found as it was.
     """
 
     pairs: pa.Table
     report: dict[str, Any]
+    links: pa.Table = field(default_factory=LINKS.empty_table)
     fresh: bool = False
 
 
@@ -75,13 +77,14 @@ def build(
     key = cache.input_key(file, study)
     if not force and cache.is_current(folder, key):
         return load_build(folder)
-    systems, tables, reports = Systems.of_study(study), [], []
+    systems, tables, links, reports = Systems.of_study(study), [], [LINKS.empty_table()], []
     for number, source in enumerate(file.sources):
         tell(f"reading {source.name}", number / len(file.sources))
         assertions = source.read(systems)
         options = KinOptions(source.shared_depth, source.kin_weight, source.most_per_family, file.seed)
         said = pairs_of(assertions, systems.naming(source.systems), source.name, options)
         tables.append(said.table)
+        links.append(said.links)
         reports.append(_source_report(source, assertions, said))
     tell("merging", 0.95)
     merged = merge(tables)
@@ -100,9 +103,10 @@ def build(
         contradictions=merged.contradictions.num_rows // 2,
         shown=describe_contradictions(merged.contradictions),
     )
-    _write(folder, merged.pairs, merged.contradictions, report)
+    every = pa.concat_tables(links).combine_chunks()
+    _write(folder, merged.pairs, every, merged.contradictions, report)
     cache.mark(folder, key, FILES)
-    return Build(merged.pairs, json.loads(report.as_json()), fresh=True)
+    return Build(merged.pairs, json.loads(report.as_json()), every, fresh=True)
 
 
 def load_build(folder: Path) -> Build:
@@ -120,8 +124,9 @@ def load_build(folder: Path) -> Build:
         )
     try:
         pairs = pq.read_table(folder / "pairs.parquet")
+        links = pq.read_table(folder / "links.parquet")
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        return Build(pairs.select(PAIRS.names).cast(PAIRS), report)
+        return Build(pairs.select(PAIRS.names).cast(PAIRS), report, links.select(LINKS.names).cast(LINKS))
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise DataError(
             f"The knowledge in {folder} cannot be read",
@@ -145,10 +150,11 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _write(folder: Path, pairs: pa.Table, contradictions: pa.Table, report: Report) -> None:
+def _write(folder: Path, pairs: pa.Table, links: pa.Table, contradictions: pa.Table, report: Report) -> None:
     # Without its mark a folder is no build: half of a new one beside half of an old one cannot be taken for one.
     (folder / cache.MARK).unlink(missing_ok=True)
-    for name, table in (("pairs.parquet", pairs), ("contradictions.parquet", contradictions)):
+    tables = {"pairs.parquet": pairs, "links.parquet": links, "contradictions.parquet": contradictions}
+    for name, table in tables.items():
         with atomic_file(folder / name, mode=0o644) as stream:
             pq.write_table(table, stream, compression="zstd")
     write_atomic(folder / "report.json", report.as_json(), mode=0o644)

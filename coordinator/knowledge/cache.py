@@ -14,7 +14,7 @@ from protocol.errors import DataError
 from protocol.files import write_atomic
 from protocol.study import StudySpec
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Raised with every change of what a build makes of the same input."""
 
 MARK: Final = "inputs.json"

@@ -27,6 +27,9 @@ PAIRS: Final = pa.schema(
 )
 """pairs.parquet: code_1 < code_2 as text; kind `similar` or `related:KIND`; the greatest weight of the sources."""
 
+LINKS: Final = pa.schema([(n, pa.string()) for n in ("code_1", "code_2", "relation", "source")])
+"""links.parquet: `is-a`, code_1 the narrower one, within the source that says so; and `same-as`."""
+
 _SAID: Final = pa.schema([*(PAIRS.field(n) for n in PAIRS.names[:5]), pa.field("source", pa.string())])
 
 NOT_IS_A: Final = "an is-a that is denied: it says neither similar nor not"
@@ -51,12 +54,14 @@ class Said:
 
     Attributes:
         table: code_1 < code_2, kind, label, weight, source.
+        links: of schema `LINKS`: the hierarchy, codes of other systems included, and what is the same.
         skipped: reason -> rows or pairs that were left out.
         unknown: prefix that the study does not have -> codes of it.
         notes: sentences for the report.
     """
 
     table: pa.Table
+    links: pa.Table
     skipped: Mapping[str, int]
     unknown: Mapping[str, int]
     notes: tuple[str, ...] = ()
@@ -94,7 +99,24 @@ def pairs_of(assertions: Assertions, systems: Systems, name: str, options: KinOp
     unknown.update(_unknown_codes(links, systems))
     both = pa.concat_tables([said, derived.cast(_SAID)])
     kept = _within_category(both, systems, skipped)
-    return Said(kept, {k: v for k, v in sorted(skipped.items()) if v}, dict(sorted(unknown.items())), notes)
+    return Said(
+        kept,
+        _links(table, name),
+        {k: v for k, v in sorted(skipped.items()) if v},
+        dict(sorted(unknown.items())),
+        notes,
+    )
+
+
+def _links(table: pa.Table, name: str) -> pa.Table:
+    """What the source says of broader, narrower and same codes; one source, whichever of its parts says it."""
+    true = table.filter(
+        pc.and_(table["label"], pc.is_in(table["relation"], pa.array([IS_A, SAME_AS], pa.string())))
+    )
+    columns = [true["code_1"], true["code_2"], true["relation"], pa.repeat(pa.scalar(name), true.num_rows)]
+    found = pa.table(columns, names=LINKS.names).cast(LINKS)
+    keys = [(column, "ascending") for column in LINKS.names]
+    return found.group_by(LINKS.names, use_threads=False).aggregate([]).sort_by(keys).combine_chunks()
 
 
 def merge(said: Sequence[pa.Table]) -> Merged:

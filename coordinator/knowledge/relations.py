@@ -61,7 +61,7 @@ def relations_of(build: Build, union: UnionVocabulary, *, least_weight: float = 
     similar = pc.equal(build.pairs["kind"], SIMILAR).to_numpy().astype(bool)
     label = build.pairs["label"].to_numpy().astype(bool)
     weight = build.pairs["weight"].to_numpy()
-    pair, low, high = _row_pairs(build, union)
+    pair, low, high = row_pairs(build, union)
 
     def between(chosen: NDArray[np.bool_]) -> sp.csr_array:
         """(n_rows, n_rows) upper triangle: the greatest weight of the chosen pairs between two rows."""
@@ -138,7 +138,7 @@ def prior_of(
     raise FitError(f"There is no prior {method!r}", do=f"Take one of {', '.join(PRIOR_METHODS)}")
 
 
-def _row_pairs(build: Build, union: UnionVocabulary) -> tuple[Index, Index, Index]:
+def row_pairs(build: Build, union: UnionVocabulary) -> tuple[Index, Index, Index]:
     """Which pair of the build joins which two different rows, the smaller row first."""
     rows_of: dict[str, set[int]] = defaultdict(set)
     for code, row in [

@@ -124,7 +124,7 @@ class CodeTable:
 
     Args:
         curie: (n,) codes.
-        title: (n,) titles; "" where none may be shown.
+        title: (n,) names; "" where none is known.
         member: (n, S) bool, the site released the code. A row without any site is a code that only the
             knowledge holds: it can be a target, and is not counted among the mapped codes.
         category: (n,) groups for colour and coverage, such as chapter names, the same for every code system.

@@ -51,15 +51,10 @@ def calibration_curve(
         raise ValueError(f"{p.size} probabilities go with {hit.size} outcomes")
     if not (np.all(p >= 0.0) and np.all(p <= 1.0)):
         raise ValueError("a probability is outside [0, 1]")
-    edges = np.unique(np.quantile(p, np.arange(1, bins) / bins, method="inverted_cdf"))
-    place = np.searchsorted(edges, p, side="left")
-    found = []
-    for k in np.unique(place):
-        inside = place == k
-        n, share = int(inside.sum()), float(hit[inside].mean())
-        low, high = wilson(round(share * n), n, level=level)
-        found.append(Bin(n, float(p[inside].mean()), share, low, high))
-    return tuple(found)
+    return tuple(
+        Bin(int(n), float(stated), float(share), *wilson(round(share * n), int(n), level=level))
+        for n, stated, share in zip(*_binned(p, hit, bins), strict=True)
+    )
 
 
 def wilson(right: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
@@ -94,6 +89,56 @@ def debiased_calibration_error(curve: Sequence[Bin]) -> float:
     Source: Kumar, Liang and Ma 2019, whose resamples are replaced by their expectation, the mean of the folded normal.
     """
     weight, gap, error = _parts(curve)
+    return _debiased(weight, gap, error)
+
+
+def calibration_interval(
+    probability: ArrayLike,
+    right: ArrayLike,
+    *,
+    bins: int = 15,
+    groups: ArrayLike | None = None,
+    draws: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval of the debiased error over mappings, or whole groups of them, drawn with replacement.
+
+    A draw's gaps hold chance twice, that of the data and that of the draw: both are taken off.
+
+    Args:
+        probability: (m,) that each mapping is right.
+        right: (m,) whether it is.
+        bins: as for `calibration_curve`.
+        groups: (m,) labels; mappings of one group share what chance did to their curve, and are drawn together.
+        draws: how many.
+        level: coverage.
+        seed: of the draws.
+
+    Raises:
+        ValueError: as for `calibration_curve`.
+
+    Source: Efron and Tibshirani 1993, chapters 8 (groups) and 13 (percentiles).
+    """
+    p, hit = np.asarray(probability, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    places: list[NDArray[np.intp]] | None = None
+    if groups is not None:
+        labels = np.asarray(groups)
+        places = [np.flatnonzero(labels == g) for g in np.unique(labels)]
+    found = []
+    for _ in range(draws):
+        if places is None:
+            rows = rng.integers(0, len(p), len(p))
+        else:
+            rows = np.concatenate([places[g] for g in rng.integers(0, len(places), len(places))])
+        weight, gap, error = _gaps(*_binned(p[rows], hit[rows], bins))
+        found.append(_debiased(weight, gap, np.sqrt(2.0) * error))
+    low, high = np.quantile(found, [0.5 - level / 2.0, 0.5 + level / 2.0])
+    return float(low), float(high)
+
+
+def _debiased(weight: Array, gap: Array, error: Array) -> float:
     size = np.abs(gap)
     safe = np.where(error > 0.0, error, 1.0)
     z = size / safe
@@ -119,5 +164,18 @@ def debiased_squared_error(curve: Sequence[Bin]) -> float:
 def _parts(curve: Sequence[Bin]) -> tuple[Array, Array, Array]:
     """Weights, gaps and standard errors of the bins."""
     n = np.array([b.n for b in curve], dtype=np.float64)
-    right, stated = np.array([b.right for b in curve]), np.array([b.stated for b in curve])
+    return _gaps(n, np.array([b.stated for b in curve]), np.array([b.right for b in curve]))
+
+
+def _binned(p: Array, hit: Array, bins: int) -> tuple[Array, Array, Array]:
+    """Size, mean probability and share of right ones of each bin, by probability."""
+    edges = np.unique(np.quantile(p, np.arange(1, bins) / bins, method="inverted_cdf"))
+    place = np.searchsorted(edges, p, side="left")
+    n = np.bincount(place).astype(np.float64)
+    used = n > 0
+    stated, right = np.bincount(place, weights=p), np.bincount(place, weights=hit)
+    return n[used], stated[used] / n[used], right[used] / n[used]
+
+
+def _gaps(n: Array, stated: Array, right: Array) -> tuple[Array, Array, Array]:
     return n / max(n.sum(), 1.0), right - stated, np.sqrt(right * (1.0 - right) / n)

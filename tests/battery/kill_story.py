@@ -174,7 +174,7 @@ def _make_result(parties: Parties, hub: HubHome, home: Home) -> None:
         "probability": pa.array([0.5], pa.float32()),
         "anchored": [False],
         "standard_code": ["ICD10CM:C00"],
-        "alternatives": pa.array([[]], pa.list_(pa.string())),
+        "candidates": pa.array([[]], pa.list_(pa.struct([("code", pa.string())]))),
     }
     pq.write_table(pa.table(columns), release / "clusters.parquet")
     manifest = PublishedManifest(

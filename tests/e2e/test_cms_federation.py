@@ -183,6 +183,7 @@ def test_the_release_is_signed_and_whole(federation: Federation, tmp_path: Path)
     assert {
         "mappings.sssom.tsv",
         "clusters.parquet",
+        "evidence.parquet",
         "embeddings.parquet",
         "report.html",
         "index/hnsw.bin",
@@ -220,11 +221,11 @@ def test_search_by_code_at_coordinator_and_site(federation: Federation) -> None:
         np.testing.assert_allclose([h.similarity for h in near], [h.similarity for h in best], atol=1e-5)
     code = index.codes[0]
     home = ("--home", federation.site("claimsx"))
-    found = json.loads(command("site-agent", "search", code, "-k", "5", "--json", *home).stdout)
+    found = json.loads(command("site-agent", "search", code, "--near", "-k", "5", "--json", *home).stdout)
     assert [h["similarity"] for h in found] == pytest.approx(
         [h.similarity for h in index.search(code, 5)], abs=1e-5
     )
-    wrong = command("site-agent", "search", "NOPE:1", *home, ok=False)
+    wrong = command("site-agent", "search", "NOPE:1", "--near", *home, ok=False)
     assert wrong.returncode == 2
     assert "is not in this release" in wrong.stderr
 

@@ -115,6 +115,9 @@ class Bench:
         release.mkdir(exist_ok=True)
         codes = list(self.agent.outbox.prepared().release.manifest.codes)
         n = len(codes)
+        candidates = [
+            [{"code": c, "name": f"=name of {c}"}, {"code": "ICD10CM:Z99", "name": ""}] for c in codes
+        ]
         columns = {
             "code": codes,
             "sites": [["north"]] * n,
@@ -122,7 +125,9 @@ class Bench:
             "probability": pa.array([0.5] * n, pa.float32()),
             "anchored": [False] * n,
             "standard_code": [*codes[:-1], ""],
-            "alternatives": pa.array([[]] * n, pa.list_(pa.string())),
+            "candidates": pa.array(
+                candidates, pa.list_(pa.struct([("code", pa.string()), ("name", pa.string())]))
+            ),
         }
         pq.write_table(pa.table(columns), release / "clusters.parquet")
         manifest = PublishedManifest(
@@ -285,6 +290,15 @@ def test_result_receipt_and_apply(bench: Bench) -> None:
     assert applied.states["no standard code"] == 1
     text = applied.path.read_text()
     assert text.splitlines()[0].startswith('"code","description","state"')
+    rows = pq.read_table(bench.agent.home.folder / "harmonised.parquet").to_pylist()
+    first = next(r for r in rows if r["state"] == "mapped")
+    assert (first["standard_name"], first["alternatives"]) == (
+        f"=name of {first['standard_code']}",
+        "ICD10CM:Z99",
+    )
+    assert f'"\'=name of {first["standard_code"]}"' in text
+    last = next(r for r in rows if r["state"] == "no standard code")
+    assert (last["standard_name"], last["alternatives"]) == ("", f"{last['code']} ICD10CM:Z99")
 
 
 def test_stale_foreign_and_forged_results_are_quarantined(bench: Bench) -> None:

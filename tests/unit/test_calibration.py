@@ -52,8 +52,11 @@ class Oracle:
                     standard_code=STANDARD[i] if right else STANDARD[i - 1],
                     strength=cosine,
                     similarity=cosine,
-                    alternatives=(),
+                    candidates=(),
                     evidence=(),
+                    name="",
+                    category="condition",
+                    kinship=None,
                 )
             )
         return MappingSet(tuple(rows), np.zeros((N, 3), np.float32))
@@ -76,7 +79,7 @@ def test_the_curve_is_learnt() -> None:
 
 def test_a_strength_that_says_nothing_gives_the_share() -> None:
     found = calibrate(releases(200), Oracle(-8.0), standard="ICD10CM")
-    assert found.slope == 0.0
+    assert found.below == found.above == 0.0
     assert found.probability(0.9) == pytest.approx(found.right)
 
 

@@ -19,9 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
 
+from coordinator.exports.tables import clusters_table
 from coordinator.index import write_index
 from coordinator.mapping import Mapping, MappingSet
-from coordinator.publish import clusters_table
 from protocol import errors
 from protocol.envelope import EnvelopeHeader
 from protocol.errors import FederationError
@@ -371,7 +371,7 @@ def _small_release(folder: Path) -> None:
     codes = ["ICD10CM:E11.9", "ICD10CM:I10", "SOUTH:D-0042"]
     write_index(release, codes, vectors)
     rows = tuple(
-        Mapping(c, ("north",), i, 0.9, 0.95, False, False, codes[0], 0.5, (), (), 1.0)
+        Mapping(c, ("north",), i, 0.9, 0.95, False, False, codes[0], 0.5, (), (), "", "condition", None, 1.0)
         for i, c in enumerate(codes)
     )
     pq.write_table(clusters_table(MappingSet(rows, vectors)), release / "clusters.parquet")

@@ -17,6 +17,7 @@ from coordinator.config import CoordinatorConfig
 from coordinator.harmonize import Harmonized, fit_releases, load_fit, save_fit
 from coordinator.knowledge.build import Build
 from coordinator.knowledge.merge import PAIRS
+from protocol.canonical import digest
 from protocol.errors import FitError, UsageError
 from protocol.release import CODE_PATIENTS, VerifiedRelease
 from protocol.study import StudySpec
@@ -161,7 +162,9 @@ def test_titles_find_what_vectors_do_not() -> None:
     named = Background(encoder=LexicalEncoder(128), titles=titles)
     found = fit_releases(releases, spec(), background=named)
     assert right(found) > right(fit_releases(releases, spec())) + 0.1
-    assert found.background == (f"Names of {3 * N} codes, read by {LexicalEncoder(128).name}",)
+    used = {source.kind: source for source in found.background}
+    assert used["encoder"].detail == f"Names of {3 * N} codes, read by {LexicalEncoder(128).name}"
+    assert used["titles"].content == digest(titles)
 
 
 def test_a_drug_is_never_mapped_to_a_condition() -> None:
@@ -191,10 +194,12 @@ def test_a_fit_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
     )
 
 
-def test_titles_without_an_encoder_are_refused(tmp_path: Path) -> None:
+def test_titles_without_an_encoder_are_names_only(tmp_path: Path) -> None:
+    (tmp_path / "titles.csv").write_text("system,code,title\nICD10CM,C00,Diabetes\n")
     config = CoordinatorConfig(address="hub:1", titles="titles.csv")
-    with pytest.raises(UsageError, match="the study has no text encoder to read them"):
-        read_background(tmp_path, config, spec())
+    found = read_background(tmp_path, config, spec())
+    assert (found.encoder, dict(found.titles)) == (None, {"ICD10CM:C00": "Diabetes"})
+    assert found.supplement(consortium(10), spec()).names is None
     with pytest.raises(UsageError, match="is no folder of knowledge"):
         read_background(tmp_path, CoordinatorConfig(address="hub:1", knowledge="known"), spec())
     assert read_background(tmp_path, CoordinatorConfig(address="hub:1"), spec()).knowledge is None

@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from coordinator.cli import app
+from coordinator.exports.tables import clusters_table
 from coordinator.mapping import Mapping, MappingSet
-from coordinator.publish import clusters_table
 from coordinator.scoring import scores
 from coordinator.scoring.truth import LabelledPair, Published, read_published, read_truth
 from protocol.errors import DataError, FederationError, ProtocolError
@@ -33,7 +33,7 @@ CONCEPT = [*range(N_CONCEPTS), *(i for i in range(N_CONCEPTS) for _ in "ab")]
 
 def mapping(code: str, cluster: int, *, anchored: bool) -> Mapping:
     return Mapping(
-        code, ("south",), cluster, 0.9, 0.9, anchored, anchored, STANDARD[cluster], 0.9, (), (), 1.0
+        code, ("south",), cluster, 0.9, 0.9, anchored, anchored, STANDARD[cluster], 0.9, (), (), "", "condition", None, 1.0
     )
 
 

@@ -29,8 +29,9 @@ from coordinator.exports.plain import write_csv
 from coordinator.exports.predicates import CLOSE, EXACT, Predicate, predicate
 from coordinator.exports.sssom import write_sssom
 from coordinator.exports.table import PublishedMap, read_map
-from coordinator.mapping import Evidence, Mapping, MappingSet
-from coordinator.publish import clusters_table
+from coordinator.exports.tables import clusters_table, evidence_table
+from coordinator.mapping import NO_CLUES, Candidate, Evidence, KnownPair, Mapping, MappingSet
+from coordinator.naming import one_line
 from protocol.errors import ProtocolError, UsageError
 from protocol.messages import PublishedManifest
 from protocol.published import list_files, sign_manifest, verify_folder
@@ -54,7 +55,22 @@ HOSTILE = (
     "two  blanks", "per%20cent", "שלום (א)", "<script>alert(1)</script>", "a;b|c", "#not a comment", "＝1", "\u00a0=1",
     "null", "NA", "0012", "1e5", "x" * 100_000,
 )  # fmt: skip
+KINSHIP = {"ICD10CM:J45": "ancestor"}
 HOSTILE_NAMES = ("=HYPERLINK(1)", "\tname", 'a "b" c', "line\rbreak", "\u202eevil", "n" * 100_000, "-")
+NAMES = {
+    f"NORTH:{code}": one_line(HOSTILE_NAMES[k % len(HOSTILE_NAMES)]) for k, code in enumerate(HOSTILE[3:])
+} | {
+    "SNOMED:1": "Type 2 diabetes",
+    "SNOMED:3": "=1+1",
+    "ICD10CM:E11.9": "Diabetes, 'type 2'",
+    "ICD10CM:I10": "<b>Hypertension</b>",
+}
+
+
+def candidate(code: str) -> Candidate:
+    known = (KnownPair("ICD10CM:E11.9", code, "not similar", 0.5, "=a; b"),) if code == "SNOMED:2" else ()
+    clues = {"latent": 1.25, "support": -0.5} if known else NO_CLUES
+    return Candidate(code, NAMES.get(code, ""), 0.25 if known else 0.0, 0.5, clues, known, NO_CLUES)
 
 
 def row(code: str, target: str, probability: float, *, anchored: bool = False) -> Mapping:
@@ -70,8 +86,13 @@ def row(code: str, target: str, probability: float, *, anchored: bool = False) -
         standard_code=target,
         strength=0.0,
         similarity=-0.25 if not anchored else 1.0,
-        alternatives=("SNOMED:2", "SNOMED:3") if target else (),
+        candidates=tuple(candidate(c) for c in dict.fromkeys((target, "SNOMED:2", "SNOMED:3")))
+        if target
+        else (),
         evidence=(Evidence("lake", 2, -0.5),),
+        name=NAMES.get(code, ""),
+        category="condition",
+        kinship=KINSHIP.get(code),
     )
 
 
@@ -96,6 +117,7 @@ def publish(folder: Path, found: MappingSet, study: StudySpec = STUDY) -> Publis
     edition = Edition(study, "r1", 3, CREATED, harmonized=None, releases=(), sites=())
     write_sssom(folder / "mappings.sssom.tsv", found, edition)
     pq.write_table(clusters_table(found), folder / "clusters.parquet")
+    pq.write_table(evidence_table(found), folder / "evidence.parquet")
     pq.write_table(pa.table({"code": [r.code for r in found.rows]}), folder / "embeddings.parquet")
     manifest = PublishedManifest(
         study=study.model_dump(mode="json"),
@@ -617,7 +639,7 @@ def test_the_plain_table_holds_standard_codes_and_evidence(release: Release) -> 
     assert len(rows) == len(release.published.entries)
     found: dict[str, Any] = {r["code"]: r for r in rows}["ICD10CM:I10"]
     assert json.loads(found["evidence"]) == [{"site": "lake", "members": 2, "cosine": -0.5}]
-    assert json.loads(found["alternatives"]) == ["SNOMED:2", "SNOMED:3"]
+    assert json.loads(found["alternatives"]) == ["SNOMED:2"]
 
 
 def test_an_unknown_format_is_refused(release: Release, tmp_path: Path) -> None:

@@ -46,8 +46,8 @@ def test_a_round_is_fitted_with_what_the_configuration_names(tmp_path: Path) -> 
     found = rounds.accepted_releases(hub.home, hub.store, "r1")
     path = hub.home.round_folder("r1") / "fit.safetensors"
     fitted = load_fit(path, found, hub.home.study)
-    assert [said.split(" ")[0] for said in fitted.background] == ["1", "Names"]
+    assert [source.kind for source in fitted.background] == ["knowledge", "encoder", "titles"]
     report = (hub.home.release_folder(1) / "report.html").read_text()
-    assert all(said in report for said in fitted.background)
+    assert all(source.detail in report for source in fitted.background)
     again = fit_round(hub.home, hub.store, "r1")
     np.testing.assert_array_equal(again.ranking.rows, fitted.ranking.rows)

@@ -12,6 +12,7 @@ from coordinator.candidates import rank_linked, rank_nearest
 from coordinator.linking import NEVER, Clues, Linked
 from coordinator.mapping import N_ALTERNATIVES
 from coordinator.model.alignment import unit_rows
+from coordinator.ranking import default_fusion
 from coordinator.weak_pairs import Latent
 
 NONE = np.empty(0, dtype=np.intp)
@@ -22,8 +23,8 @@ def linked(score: np.ndarray, n_standard: int) -> Linked:
     n, m = score.shape
     assert m == n_standard
     clues = Clues(np.arange(m, m + n), np.arange(m), np.zeros(n, np.intp), NONE, (), (NONE, NONE), {})
-    latent = Latent(np.zeros((m + n, 2)), np.zeros((1, 2, 2)), np.zeros(m + n, np.intp), (), (), ())
-    return Linked(latent, {}, score, clues, np.arange(m + n), np.empty((0, 2), np.intp))
+    latent = Latent(np.zeros((m + n, 2)), np.zeros((1, 2, 2)), np.zeros(m + n, np.intp), (), (), (), ())
+    return Linked(latent, {}, score, default_fusion(("profile",)), clues, np.arange(m + n), np.empty((0, 2), np.intp))
 
 
 def points(n: int, dim: int = 4, seed: int = 0) -> np.ndarray:

@@ -1,0 +1,564 @@
+"""`coordinator review`: what people say of the mappings."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from coordinator.cli_options import HERE, HomeOption, JsonOption
+from coordinator.config import Home
+from coordinator.exports.cells import Cell, csv_bytes
+from coordinator.review.record import Decision, Relation, Verdict
+from coordinator.review.reviews import Reviews
+from coordinator.review.standing import Standing
+from coordinator.store import Store
+from protocol.console import out, print_json, progress, shown, table
+from protocol.errors import UsageError
+from protocol.files import write_atomic
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Accept or reject mappings; import what people decided elsewhere; see the log of it.",
+)
+VersionOption = Annotated[
+    int | None,
+    typer.Option("--version", help="The version that is looked at; the newest that stands without it."),
+]
+AsOption = Annotated[
+    str, typer.Option("--as", help="Who says so; the account that runs the command without it.")
+]
+CodeArgument = Annotated[str, typer.Argument(help="The code, as SYSTEM:CODE.")]
+VerdictArgument = Annotated[str, typer.Argument(help="accept, reject or unsure.")]
+TargetOption = Annotated[
+    str, typer.Option(help="The standard code; the version's own standard code of the code without it.")
+]
+NoneOption = Annotated[bool, typer.Option("--none", help="Accept that no standard code is right.")]
+CommentOption = Annotated[str, typer.Option(help="Why.")]
+SystemOption = Annotated[
+    list[str] | None, typer.Option("--system", help="Codes of this system only; may be repeated.")
+]
+COLUMNS = (
+    "code", "name", "state", "target", "relation", "wrong", "reviewers", "assigned", "decided_at", "record", "version",
+    "model_target", "model_probability", "comments",
+)  # fmt: skip
+_SHOWN = 20
+
+
+@app.command(epilog="Example: coordinator review queue --system NORTH --limit 20 --home hub")
+def queue(
+    version: VersionOption = None,
+    reviewer: Annotated[
+        str, typer.Option("--as", help="What this person can do something about; everything without it.")
+    ] = "",
+    state: Annotated[str, typer.Option(help="open, accepted, rejected, unsure, conflict or all.")] = "open",
+    system: SystemOption = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Codes to show.")] = 20,
+    offset: Annotated[int, typer.Option(min=0, help="Codes to pass over.")] = 0,
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """List the codes to look at: conflicts first, then the most doubtful mappings."""
+    reviews = _open(home)
+    release = reviews.library.open(version)
+    tasks = reviews.queue(
+        release, reviewer=reviewer, state=state, systems=system or (), limit=limit, offset=offset
+    )
+    done = reviews.progress(release)
+    if json:
+        rows = [
+            {
+                "code": t.code,
+                "name": t.entry.name,
+                "target": t.entry.standard_code,
+                "target_name": t.entry.standard_name,
+                "probability": t.entry.probability,
+                "alternatives": list(t.entry.alternatives),
+                "doubt": t.doubt,
+                "state": t.standing.state,
+                "assigned": list(t.standing.assigned),
+            }
+            for t in tasks
+        ]
+        print_json({"version": release.manifest.version, "progress": done.counts, "tasks": rows})
+        return
+    table(
+        f"Version {release.manifest.version}: to review",
+        ["code", "name", "standard code", "name", "probability", "state"],
+        [
+            [
+                shown(t.code),
+                shown(t.entry.name, 60),
+                shown(t.entry.standard_code),
+                shown(t.entry.standard_name, 60),
+                round(t.entry.probability, 3),
+                t.standing.state,
+            ]
+            for t in tasks
+        ],
+    )
+    out.print(
+        ", ".join(f"{count:,} {name}" for name, count in done.counts.items()) + f" of {done.total:,} codes"
+    )
+
+
+@app.command(epilog="Example: coordinator review show NORTH:4711 --home hub")
+def show(
+    code: CodeArgument,
+    reviewer: AsOption = "",
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all", help="Show what is hidden from a reviewer who has not decided, and what was taken back."
+        ),
+    ] = False,
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Show where a code stands and what was said of it."""
+    reviews, who = _open(home), reviewer or _account()
+    standing = reviews.standing(code) if everything else reviews.seen_by(who, code)
+    records = reviews.history(code) if everything else standing.records
+    if json:
+        print_json({**_facts(standing), "records": [_record(r) for r in records]})
+        return
+    out.print(f"[bold]{shown(standing.code)}[/] is {_said(standing)}")
+    if standing.assigned:
+        out.print(f"Assigned to {shown(', '.join(standing.assigned))}")
+    _show_records(records)
+
+
+@app.command(
+    epilog="Example: coordinator review decide NORTH:4711 accept --comment 'checked the label' --as ann --home hub"
+)
+def decide(
+    code: CodeArgument,
+    verdict: VerdictArgument,
+    target: TargetOption = "",
+    none: NoneOption = False,
+    relation: Annotated[
+        str, typer.Option(help="What an accepted target is to the code: exact, broad, narrow or close.")
+    ] = "",
+    comment: CommentOption = "",
+    reviewer: AsOption = "",
+    version: VersionOption = None,
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Say that a mapping is right, wrong, or that you are unsure; a later decision of yours replaces an earlier one."""
+    reviews = _open(home)
+    made = reviews.decide(
+        reviewer=reviewer or _account(),
+        code=code,
+        target=_target(reviews, code, target, verdict, version, none=none),
+        verdict=_verdict(verdict),
+        comment=comment,
+        version=version,
+        relation=_relation(relation),
+    )
+    _say(reviews, made, reviewer or _account(), json=json)
+
+
+@app.command(
+    epilog="Example: coordinator review comment NORTH:4711 'used for ward 3 only' --as ann --home hub"
+)
+def comment(
+    code: CodeArgument,
+    text: Annotated[str, typer.Argument(help="What to say.")],
+    reviewer: AsOption = "",
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Say something of a code that is no decision."""
+    reviews = _open(home)
+    made = reviews.comment(reviewer=reviewer or _account(), code=code, text=text)
+    _say(reviews, made, reviewer or _account(), json=json)
+
+
+@app.command(epilog="Example: coordinator review assign --first 100 --to ann --to bob --home hub")
+def assign(
+    codes: Annotated[list[str] | None, typer.Argument(help="The codes, as SYSTEM:CODE.")] = None,
+    to: Annotated[list[str] | None, typer.Option("--to", help="A reviewer; may be repeated.")] = None,
+    first: Annotated[
+        int,
+        typer.Option(
+            min=0, max=1000, help="As many codes from the head of the queue that nobody is asked for."
+        ),
+    ] = 0,
+    system: SystemOption = None,
+    by: AsOption = "",
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Ask reviewers for codes, each blind to what the others say; without --to an assignment ends."""
+    reviews = _open(home)
+    wanted = list(codes or ()) + (_unassigned(reviews, first, system) if first else [])
+    if not wanted:
+        raise UsageError("No code is named", do="Name codes, or take the head of the queue with --first 100")
+    made = reviews.assign_all(by=by or _account(), codes=wanted, reviewers=to or [])
+    if json:
+        print_json([_record(r) for r in made])
+        return
+    who = f"assigned to {shown(' and '.join(to))}" if to else "assigned to nobody"
+    out.print(f"{len(made):,} codes are {who}: records {made[0].number} to {made[-1].number}.")
+
+
+@app.command(epilog="Example: coordinator review undo 17 --as ann --home hub")
+def undo(
+    number: Annotated[
+        int, typer.Argument(min=1, help="Of the record, as `coordinator review log` shows it.")
+    ],
+    reviewer: AsOption = "",
+    whole_file: Annotated[
+        bool,
+        typer.Option("--whole-file", help="Take back all that was imported from the file of this record."),
+    ] = False,
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Take a record back, an undo too; what stood before it stands again."""
+    reviews = _open(home)
+    if whole_file:
+        gone = reviews.undo_import(reviewer=reviewer or _account(), number=number, coordinator=True)
+        if json:
+            print_json([_record(r) for r in gone])
+        else:
+            out.print(f"Took {len(gone):,} records back.")
+        return
+    made = reviews.undo(reviewer=reviewer or _account(), number=number, coordinator=True)
+    _say(reviews, made, reviewer or _account(), json=json)
+
+
+@app.command(
+    epilog="Example: coordinator review adjudicate NORTH:4711 accept --target SNOMED:44054006 --as carla --home hub"
+)
+def adjudicate(
+    code: CodeArgument,
+    verdict: VerdictArgument,
+    target: TargetOption = "",
+    none: NoneOption = False,
+    comment: CommentOption = "",
+    adjudicator: AsOption = "",
+    version: VersionOption = None,
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """End a conflict; whoever is part of it cannot."""
+    reviews = _open(home)
+    made = reviews.adjudicate(
+        adjudicator=adjudicator or _account(),
+        code=code,
+        target=_target(reviews, code, target, verdict, version, none=none),
+        verdict=_verdict(verdict),
+        comment=comment,
+        version=version,
+    )
+    _say(reviews, made, adjudicator or _account(), json=json)
+
+
+@app.command(epilog="Example: coordinator review conflicts --home hub")
+def conflicts(home: HomeOption = HERE, json: JsonOption = False) -> None:
+    """List the codes on which people disagree, and who said what."""
+    found = _open(home).conflicts()
+    if json:
+        print_json([_facts(s) for s in found])
+        return
+    rows = [
+        [
+            shown(s.code),
+            d.number,
+            shown(d.actor),
+            d.verdict,
+            shown(d.target or "no standard code"),
+            shown(d.comment, 60),
+        ]
+        for s in found
+        for d in s.decisions
+    ]
+    table(f"{len(found):,} conflicts", ["code", "record", "who", "verdict", "target", "comment"], rows)
+
+
+@app.command(epilog="Example: coordinator review log --verify --home hub")
+def log(
+    verify: Annotated[bool, typer.Option("--verify", help="Check every record and every signature.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Records to show, the last ones.")] = _SHOWN,
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Show the last records of the log, and whether all of it is as it was written."""
+    reviews = _open(home)
+    checked = reviews.verify() if verify else None
+    records = reviews.log.records()
+    last = records[-limit:] if limit else ()
+    if json:
+        known = {} if checked is None else {"head": checked.head, "doubtful": list(checked.doubtful)}
+        print_json({"records": len(records), **known, "log": [_record(r) for r in last]})
+        return
+    _show_records(last, code=True)
+    if checked is not None:
+        out.print(
+            f"All {checked.records:,} records are as they were written; head {checked.head[:12] or 'none'}."
+        )
+        if checked.doubtful:
+            some = ", ".join(str(n) for n in checked.doubtful[:_SHOWN])
+            out.print(
+                f"{len(checked.doubtful):,} were signed with a key after it was lost: {some}. Undo what nobody remembers."
+            )
+
+
+@app.command(
+    "import",
+    epilog="Example: coordinator review import map.csv --format usagi --vocabulary athena --as ann --dry-run --home hub",
+)
+def import_command(
+    file: Annotated[Path, typer.Argument(help="The file.")],
+    form: Annotated[str, typer.Option("--format", help="usagi, sssom or stcm.")],
+    actor: AsOption = "",
+    vocabulary: Annotated[
+        Path | None, typer.Option(help="Folder of the OMOP vocabularies, where targets are concept ids.")
+    ] = None,
+    system: Annotated[
+        str, typer.Option("--system", help="The system of the source codes, where the file does not name it.")
+    ] = "",
+    with_conflicts: Annotated[
+        bool,
+        typer.Option(
+            "--with-conflicts", help="Record what contradicts a decision too: the code is in conflict then."
+        ),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be recorded.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="CSV to write, with every line that was not taken, and why.")
+    ] = None,
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Take over what people decided in Usagi, in a mapping set or in an earlier map; all of it or, after an error, nothing."""
+    from coordinator.review.importing import check_form, import_file  # noqa: PLC0415 - sssom-pydantic takes a second
+
+    with progress("import", quiet=json) as step:
+        step("reading and comparing", 0.1)
+        found = import_file(
+            _open(home),
+            file,
+            check_form(form),
+            actor=actor or _account(),
+            vocabulary=vocabulary,
+            system=system,
+            with_conflicts=with_conflicts,
+            dry_run=dry_run,
+        )
+    if report is not None:
+        write_atomic(
+            report,
+            csv_bytes(("line", "code", "reason"), [(x.line, x.code, x.reason) for x in found.left]),
+            mode=0o644,
+        )
+    if json:
+        print_json(
+            {
+                "source": found.source,
+                "dry_run": dry_run,
+                "taken": found.counts(),
+                "left": [vars(x) for x in found.left],
+                "conflicts": [vars(c) for c in found.clashes],
+                "records": [r.number for r in found.records],
+            }
+        )
+        return
+    said = ", ".join(f"{count:,} {name}" for name, count in found.counts().items() if count) or "nothing"
+    out.print(f"{'Would take' if dry_run else 'Took'} {said}; {len(found.left):,} lines were left.")
+    if found.left:
+        rows = [[x.line, shown(x.code), shown(x.reason, 200)] for x in found.left[:_SHOWN]]
+        table("Left", ["line", "code", "reason"], rows)
+    if len(found.left) > _SHOWN and report is None:
+        out.print("The rest: --report FILE.csv")
+    if found.clashes:
+        clashing = [
+            [
+                c.line,
+                shown(c.code),
+                f"{c.verdict} {shown(c.target)}",
+                f"{c.state} {shown(c.known)}",
+                str(c.by),
+            ]
+            for c in found.clashes[:_SHOWN]
+        ]
+        table(
+            f"{len(found.clashes):,} contradict decisions",
+            ["line", "code", "file", "known", "records"],
+            clashing,
+        )
+
+
+@app.command(epilog="Example: coordinator review export reviews.csv --home hub")
+def export(
+    output: Annotated[Path, typer.Argument(help="The CSV file to write.")],
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Write where every code stands of which something was said."""
+    reviews = _open(home)
+    found = [s for _, s in sorted(reviews.standings().items())]
+    names = _names(reviews)
+    try:
+        write_atomic(output, csv_bytes(COLUMNS, [_line(s, names) for s in found]), mode=0o644)
+    except OSError as error:
+        raise UsageError(
+            f"The export {output} cannot be written", why=str(error.strerror), do="Name another file"
+        ) from None
+    if json:
+        print_json({"output": str(output), "codes": len(found)})
+        return
+    out.print(f"Wrote {len(found):,} codes to {shown(str(output), 300)}.")
+
+
+# --- Details -------------------------------------------------------------------------------------------
+
+
+def _open(home: Path) -> Reviews:
+    hub = Home(home)
+    return Reviews(hub, Store(hub.database_url))
+
+
+def _account() -> str:
+    return getpass.getuser()
+
+
+def _verdict(text: str) -> Verdict:
+    found: dict[str, Verdict] = {"accept": "accept", "reject": "reject", "unsure": "unsure"}
+    if text not in found:
+        raise UsageError(f"There is no verdict {text!r}", do="Say accept, reject or unsure")
+    return found[text]
+
+
+def _relation(text: str) -> Relation:
+    found: dict[str, Relation] = {
+        "": "",
+        "exact": "exact",
+        "broad": "broad",
+        "narrow": "narrow",
+        "close": "close",
+    }
+    if text not in found:
+        raise UsageError(f"There is no relation {text!r}", do="Say exact, broad, narrow or close")
+    return found[text]
+
+
+def _target(
+    reviews: Reviews, code: str, target: str, verdict: str, version: int | None, *, none: bool
+) -> str:
+    """The target that is meant: the version's own where nobody names one."""
+    if none:
+        if target or verdict != "accept":
+            raise UsageError(
+                "--none accepts that there is no standard code", do="Leave out --target, and say accept"
+            )
+        return ""
+    return target or reviews.library.open(version).entry(code).standard_code
+
+
+def _unassigned(reviews: Reviews, first: int, system: list[str] | None) -> list[str]:
+    release, found, offset = reviews.library.open(), list[str](), 0
+    while len(found) < first:
+        page = reviews.queue(release, systems=system or (), limit=1000, offset=offset)
+        if not page:
+            break
+        found += [t.code for t in page if not t.standing.assigned and t.standing.state == "open"]
+        offset += len(page)
+    return found[:first]
+
+
+def _names(reviews: Reviews) -> dict[str, str]:
+    """Names of the newest version's codes."""
+    standing = [v for v in reviews.library.versions() if v.withdrawn is None]
+    return {e.code: e.name for e in reviews.library.open().map.entries} if standing else {}
+
+
+def _line(standing: Standing, names: dict[str, str]) -> list[Cell]:
+    last = standing.last
+    return [
+        standing.code,
+        names.get(standing.code, ""),
+        standing.state,
+        standing.target,
+        last.relation if last and standing.state == "accepted" else "",
+        "; ".join(standing.wrong),
+        "; ".join(standing.reviewers),
+        "; ".join(standing.assigned),
+        last.at.astimezone(UTC).isoformat(timespec="seconds") if last else "",
+        last.number if last else None,
+        last.version if last and last.version else None,
+        last.model_target if last else "",
+        last.model_probability if last else None,
+        " | ".join(f"{r.actor}: {r.comment}" for r in standing.comments),
+    ]
+
+
+def _facts(standing: Standing) -> dict[str, Any]:
+    return {
+        "code": standing.code,
+        "state": standing.state,
+        "target": standing.target,
+        "wrong": list(standing.wrong),
+        "reviewers": list(standing.reviewers),
+        "assigned": list(standing.assigned),
+        "decisions": [_record(d) for d in standing.decisions],
+    }
+
+
+def _record(record: Decision) -> dict[str, Any]:
+    return record.model_dump(mode="json", exclude={"schema_version", "study", "previous", "signer"})
+
+
+def _said(standing: Standing) -> str:
+    """The state in words."""
+    if standing.state == "accepted":
+        return (
+            f"accepted as {shown(standing.target)}"
+            if standing.target
+            else "accepted to have no standard code"
+        )
+    if standing.state == "rejected":
+        return f"not {shown(' and not '.join(standing.wrong))}"
+    return "in conflict" if standing.state == "conflict" else standing.state
+
+
+def _say(reviews: Reviews, made: Decision, who: str, *, json: bool) -> None:
+    if json:
+        print_json(_record(made))
+        return
+    out.print(f"Record {made.number}: {shown(made.code)} is {_said(reviews.seen_by(who, made.code))}.")
+
+
+def _show_records(records: tuple[Decision, ...], *, code: bool = False) -> None:
+    rows = [
+        [
+            r.number,
+            _moment(r.at),
+            shown(r.actor),
+            *([shown(r.code)] if code else []),
+            _what(r),
+            shown(r.comment, 60),
+        ]
+        for r in records
+    ]
+    table("Records", ["number", "when", "who", *(["code"] if code else []), "what", "comment"], rows)
+
+
+def _what(record: Decision) -> str:
+    if record.kind == "assign":
+        return f"assigned to {shown(' and '.join(record.reviewers)) or 'nobody'}"
+    if record.kind == "undo":
+        return f"took record {record.undoes} back"
+    if not record.verdict:
+        return "noted" if record.kind == "import" else "commented"
+    said = f"{record.verdict} {shown(record.target) or 'no standard code'}"
+    return {"adjudicate": f"adjudicated: {said}", "import": f"imported: {said}"}.get(record.kind, said)
+
+
+def _moment(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"

@@ -1,0 +1,69 @@
+"""`coordinator serve`: the services that sites dial, and the one that people use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from coordinator.cli_options import HERE, HomeOption
+from coordinator.config import Home
+from coordinator.store import Store
+from protocol.console import out, stop_event
+from protocol.errors import FederationError
+
+_LOOK_SECONDS = 2.0
+
+
+class Part(StrEnum):
+    """What can be served alone."""
+
+    SITES = "sites"
+    WEB = "web"
+
+
+def serve(
+    home: HomeOption = HERE,
+    only: Annotated[
+        Part | None, typer.Option(help="Only what sites dial, or only what people use; both if left out.")
+    ] = None,
+) -> None:
+    """Run what sites dial (Flower, with a proxy in front) and what people use (API, FHIR, pages) until Ctrl-C."""
+    hub = Home(home)
+    with ExitStack() as running:
+        if only is not Part.WEB:
+            _start_sites(hub, running)
+        alive = _start_web(hub, running) if only is not Part.SITES else None
+        out.print("Press Ctrl-C to stop")
+        stop = stop_event()
+        while not stop.wait(_LOOK_SECONDS):
+            if alive is not None and not alive():
+                raise FederationError("The web service has ended", do="Read what it printed above")
+
+
+def _start_sites(hub: Home, running: ExitStack) -> None:
+    from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
+    from coordinator.withdrawal import deny_nodes  # noqa: PLC0415
+
+    services = Services(hub.flower, hub.config.listen, hub.config.port, [hub.config.host])
+    services.start()
+    running.callback(services.stop)
+    deny_nodes(hub, Store(hub.database_url))
+    out.print(f"Sites can dial {hub.config.address}")
+
+
+def _start_web(hub: Home, running: ExitStack) -> Callable[[], bool]:
+    from coordinator.web.serving import WebService  # noqa: PLC0415 - FastAPI takes a second to import
+
+    # Asks for the passphrase here, if there is one, rather than in a thread.
+    _ = hub.keys
+    web = WebService(hub)
+    web.start()
+    running.callback(web.stop)
+    out.print(f"People can open {web.url}", soft_wrap=True)
+    if not web.settings.anonymous and not web.settings.identity_header:
+        out.print("They sign in with tokens: coordinator token add NAME --role analyst")
+    return lambda: web.alive

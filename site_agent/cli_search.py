@@ -1,0 +1,69 @@
+"""`site-agent search`: codes of the newest release by text, and neighbours of a code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+
+from protocol.codeindex import CodeIndex
+from protocol.published import Trust, read_listed, verify_folder
+from protocol.searching import (
+    CategoryOption,
+    CountOption,
+    NearOption,
+    SystemOption,
+    TextArgument,
+)
+from protocol.searching import search as search_and_show
+from protocol.study import StudySpec
+from protocol.textindex import TextIndex
+from site_agent.cli_options import HERE, HomeOption, JsonOption
+from site_agent.codelist import latest_result
+from site_agent.config import Home
+from site_agent.keys import coordinator_keys
+
+_COLUMNS = ["code", "name", "cluster", "standard_code"]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command(
+        "search",
+        epilog='Examples: site-agent search "heart attack" --home north; '
+        "site-agent search ICD10CM:E11.9 --near -k 5 --home north",
+    )(search)
+
+
+def search(
+    text: TextArgument,
+    near: NearOption = False,
+    system: SystemOption = None,
+    category: CategoryOption = None,
+    k: CountOption = 10,
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate", help="With --near: use the release's HNSW index; needs the extra `search`."
+        ),
+    ] = False,
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Find codes of the newest release by code, words of a name, or the name of a synonym; case and typos do not matter."""
+    site = Home(home)
+    folder, trust = latest_result(site), coordinator_keys(site)
+    study, texts = _read_texts(folder, trust)
+    index = CodeIndex.load(folder, trust=trust, exact=not approximate) if near else None
+    search_and_show(text, k, index, texts, study.prefixes(system or (), category or ()), json=json)
+
+
+def _read_texts(folder: Path, trust: Trust) -> tuple[StudySpec, TextIndex]:
+    manifest = verify_folder(folder, trust)
+    data = read_listed(folder, manifest, "clusters.parquet")
+    rows = pq.read_table(pa.BufferReader(data), columns=_COLUMNS)
+    texts = TextIndex(*(rows[column].to_pylist() for column in _COLUMNS))
+    return StudySpec.model_validate(manifest.study), texts
