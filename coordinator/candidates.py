@@ -9,9 +9,9 @@ import numpy.typing as npt
 import scipy.sparse as sp
 from scipy.special import logsumexp
 
+from coordinator.decided import NO_CELLS, Cells, places
 from coordinator.linking import NEVER, Linked
 from coordinator.mapping import N_ALTERNATIVES
-from coordinator.settled import NO_CELLS, Cells, places
 
 _MOST_ODDS = 50.0
 _OWN = 3.0  # above any cosine with a known pair's weight

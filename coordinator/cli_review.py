@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import getpass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from coordinator.cli_options import HERE, HomeOption, JsonOption
+from coordinator.cli_review_show import (
+    COLUMNS,
+    csv_line,
+    facts,
+    in_words,
+    names_of,
+    record_facts,
+    show_records,
+)
 from coordinator.config import Home
-from coordinator.exports.cells import Cell, csv_bytes
+from coordinator.exports.cells import csv_bytes
 from coordinator.review.record import Decision, Relation, Verdict
 from coordinator.review.reviews import Reviews
-from coordinator.review.standing import Standing
 from coordinator.store import Store
 from protocol.console import out, print_json, progress, shown, table
 from protocol.errors import UsageError
@@ -41,10 +48,6 @@ CommentOption = Annotated[str, typer.Option(help="Why.")]
 SystemOption = Annotated[
     list[str] | None, typer.Option("--system", help="Codes of this system only; may be repeated.")
 ]
-COLUMNS = (
-    "code", "name", "state", "target", "relation", "wrong", "reviewers", "assigned", "decided_at", "record", "version",
-    "model_target", "model_probability", "comments",
-)  # fmt: skip
 _SHOWN = 20
 
 
@@ -123,12 +126,12 @@ def show(
     standing = reviews.standing(code) if everything else reviews.seen_by(who, code)
     records = reviews.history(code) if everything else standing.records
     if json:
-        print_json({**_facts(standing), "records": [_record(r) for r in records]})
+        print_json({**facts(standing), "records": [record_facts(r) for r in records]})
         return
-    out.print(f"[bold]{shown(standing.code)}[/] is {_said(standing)}")
+    out.print(f"[bold]{shown(standing.code)}[/] is {in_words(standing)}")
     if standing.assigned:
         out.print(f"Assigned to {shown(', '.join(standing.assigned))}")
-    _show_records(records)
+    show_records(records)
 
 
 @app.command(
@@ -200,7 +203,7 @@ def assign(
         raise UsageError("No code is named", do="Name codes, or take the head of the queue with --first 100")
     made = reviews.assign_all(by=by or _account(), codes=wanted, reviewers=to or [])
     if json:
-        print_json([_record(r) for r in made])
+        print_json([record_facts(r) for r in made])
         return
     who = f"assigned to {shown(' and '.join(to))}" if to else "assigned to nobody"
     out.print(f"{len(made):,} codes are {who}: records {made[0].number} to {made[-1].number}.")
@@ -224,7 +227,7 @@ def undo(
     if whole_file:
         gone = reviews.undo_import(reviewer=reviewer or _account(), number=number, coordinator=True)
         if json:
-            print_json([_record(r) for r in gone])
+            print_json([record_facts(r) for r in gone])
         else:
             out.print(f"Took {len(gone):,} records back.")
         return
@@ -264,7 +267,7 @@ def conflicts(home: HomeOption = HERE, json: JsonOption = False) -> None:
     """List the codes on which people disagree, and who said what."""
     found = _open(home).conflicts()
     if json:
-        print_json([_facts(s) for s in found])
+        print_json([facts(s) for s in found])
         return
     rows = [
         [
@@ -295,9 +298,9 @@ def log(
     last = records[-limit:] if limit else ()
     if json:
         known = {} if checked is None else {"head": checked.head, "doubtful": list(checked.doubtful)}
-        print_json({"records": len(records), **known, "log": [_record(r) for r in last]})
+        print_json({"records": len(records), **known, "log": [record_facts(r) for r in last]})
         return
-    _show_records(last, code=True)
+    show_records(last, code=True)
     if checked is not None:
         out.print(
             f"All {checked.records:,} records are as they were written; head {checked.head[:12] or 'none'}."
@@ -403,9 +406,9 @@ def export(
     """Write where every code stands of which something was said."""
     reviews = _open(home)
     found = [s for _, s in sorted(reviews.standings().items())]
-    names = _names(reviews)
+    names = names_of(reviews)
     try:
-        write_atomic(output, csv_bytes(COLUMNS, [_line(s, names) for s in found]), mode=0o644)
+        write_atomic(output, csv_bytes(COLUMNS, [csv_line(s, names) for s in found]), mode=0o644)
     except OSError as error:
         raise UsageError(
             f"The export {output} cannot be written", why=str(error.strerror), do="Name another file"
@@ -472,93 +475,8 @@ def _unassigned(reviews: Reviews, first: int, system: list[str] | None) -> list[
     return found[:first]
 
 
-def _names(reviews: Reviews) -> dict[str, str]:
-    """Names of the newest version's codes."""
-    standing = [v for v in reviews.library.versions() if v.withdrawn is None]
-    return {e.code: e.name for e in reviews.library.open().map.entries} if standing else {}
-
-
-def _line(standing: Standing, names: dict[str, str]) -> list[Cell]:
-    last = standing.last
-    return [
-        standing.code,
-        names.get(standing.code, ""),
-        standing.state,
-        standing.target,
-        last.relation if last and standing.state == "accepted" else "",
-        "; ".join(standing.wrong),
-        "; ".join(standing.reviewers),
-        "; ".join(standing.assigned),
-        last.at.astimezone(UTC).isoformat(timespec="seconds") if last else "",
-        last.number if last else None,
-        last.version if last and last.version else None,
-        last.model_target if last else "",
-        last.model_probability if last else None,
-        " | ".join(f"{r.actor}: {r.comment}" for r in standing.comments),
-    ]
-
-
-def _facts(standing: Standing) -> dict[str, Any]:
-    return {
-        "code": standing.code,
-        "state": standing.state,
-        "target": standing.target,
-        "wrong": list(standing.wrong),
-        "reviewers": list(standing.reviewers),
-        "assigned": list(standing.assigned),
-        "decisions": [_record(d) for d in standing.decisions],
-    }
-
-
-def _record(record: Decision) -> dict[str, Any]:
-    return record.model_dump(mode="json", exclude={"schema_version", "study", "previous", "signer"})
-
-
-def _said(standing: Standing) -> str:
-    """The state in words."""
-    if standing.state == "accepted":
-        return (
-            f"accepted as {shown(standing.target)}"
-            if standing.target
-            else "accepted to have no standard code"
-        )
-    if standing.state == "rejected":
-        return f"not {shown(' and not '.join(standing.wrong))}"
-    return "in conflict" if standing.state == "conflict" else standing.state
-
-
 def _say(reviews: Reviews, made: Decision, who: str, *, json: bool) -> None:
     if json:
-        print_json(_record(made))
+        print_json(record_facts(made))
         return
-    out.print(f"Record {made.number}: {shown(made.code)} is {_said(reviews.seen_by(who, made.code))}.")
-
-
-def _show_records(records: tuple[Decision, ...], *, code: bool = False) -> None:
-    rows = [
-        [
-            r.number,
-            _moment(r.at),
-            shown(r.actor),
-            *([shown(r.code)] if code else []),
-            _what(r),
-            shown(r.comment, 60),
-        ]
-        for r in records
-    ]
-    table("Records", ["number", "when", "who", *(["code"] if code else []), "what", "comment"], rows)
-
-
-def _what(record: Decision) -> str:
-    if record.kind == "assign":
-        return f"assigned to {shown(' and '.join(record.reviewers)) or 'nobody'}"
-    if record.kind == "undo":
-        return f"took record {record.undoes} back"
-    if not record.verdict:
-        return "noted" if record.kind == "import" else "commented"
-    said = f"{record.verdict} {shown(record.target) or 'no standard code'}"
-    return {"adjudicate": f"adjudicated: {said}", "import": f"imported: {said}"}.get(record.kind, said)
-
-
-def _moment(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
+    out.print(f"Record {made.number}: {shown(made.code)} is {in_words(reviews.seen_by(who, made.code))}.")

@@ -23,8 +23,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
         "search",
-        epilog='Examples: coordinator search "type 2 diab" --category condition --home hub; '
-        "coordinator search ICD10CM:E11.9 --near --system LOINC --home hub",
+        epilog='Example: coordinator search "type 2 diab" --category condition --home hub',
     )(search)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from coordinator.config import Citation
@@ -35,7 +35,7 @@ class Edition:
     releases: tuple[VerifiedRelease, ...]
     sites: tuple[SiteSummary, ...]
     previous: str = ""
-    citation: Citation = Citation()
+    citation: Citation = field(default_factory=Citation)
     quality: Quality | None = None
     withdrawn: tuple[Tombstone, ...] = ()
     reviews: tuple[Reviewed, ...] = ()

@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from coordinator.candidates import Ranking, rank_linked, rank_nearest
+from coordinator.decided import Cells
+from coordinator.explain import by_clues, by_vectors, pairs_used
 from coordinator.knowledge.build import Build
+from coordinator.knowledge.decided import with_settled
 from coordinator.knowledge.relations import RowRelations, prior_of, relations_of, standard_anchors
 from coordinator.linking import Linked, gather, self_train
 from coordinator.model import SmileFit, Source, fit_smile
@@ -23,8 +26,8 @@ from coordinator.model.rivals import svd_embedding
 from coordinator.model.twostage import Means, cluster_means, first_stage
 from coordinator.poisoning.influence import speaking
 from coordinator.ranking import default_fusion
-from coordinator.reasons import Pairs, Reasons, by_clues, by_vectors, pairs_used
-from coordinator.settled import NOTHING_SETTLED, Cells, Settled
+from coordinator.reasons import Pairs, Reasons
+from coordinator.settled import NOTHING_SETTLED, Settled
 from coordinator.text_view import NamedCodes
 from coordinator.union import UnionVocabulary, patient_shares, site_of, sources
 from protocol.release import VerifiedRelease
@@ -92,7 +95,7 @@ def estimate(
     data = sources(releases, union)
     theirs = None if supplement.knowledge is None else relations_of(supplement.knowledge, union)
     # What people settled is a pair like others to the joint fit, but no clue: a mapping's strength is the model's own.
-    every = supplement.settled.joined(supplement.knowledge)
+    every = with_settled(supplement.knowledge, supplement.settled)
     relations = relations_of(every, union) if every is not None and supplement.settled else theirs
     known = None if theirs is None else theirs.known
     decided = supplement.settled.cells(union)

@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from coordinator.decided import NO_CELLS, Cells, places
 from coordinator.model.factor import Array, Index, Source
 from coordinator.ranking import (
     N_PROFILE,
@@ -18,7 +19,6 @@ from coordinator.ranking import (
     support_ratio,
     text_likeness,
 )
-from coordinator.settled import NO_CELLS, Cells, places
 from coordinator.union import view_of
 from coordinator.weak_pairs import (
     Latent,

@@ -67,10 +67,12 @@ class Candidate:
     Attributes:
         code: the CURIE.
         name: "" where none is known.
-        share: softmax share among all candidates of the code's category, the model's own belief; 0 where `clues` is empty.
+        share: softmax share among all candidates of the code's category, the model's own belief; 0 where `clues` is empty. A
+            release has it in twentieths.
         similarity: cosine of its vector with the code's.
         clues: clue -> log odds that it adds to this candidate against the code's average candidate. Empty where the fit ranked
-            by vectors alone, and for a code whose standard code was given.
+            by vectors alone, and for a code whose standard code was given. A release has them in halves,
+            and `support` as 2, 0 or -2.
         pairs: that the fit used, between the code's row and the candidate's.
         sources: site/view -> its part of the clue `latent`; `coverage` is the part that hangs on which sites hold the
             candidate, not on what they say of it.

@@ -153,6 +153,8 @@ def _told(study: StudySpec, rows: Iterable[Mapping], audience: str) -> tuple[Map
             p for p in pairs if _may_see(study, p.left, audience) and _may_see(study, p.right, audience)
         )
 
+    if study.publish_local_codes == "consortium":
+        return tuple(rows)
     return tuple(
         replace(row, candidates=tuple(replace(c, pairs=known(c.pairs)) for c in row.candidates))
         for row in rows

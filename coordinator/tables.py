@@ -139,7 +139,7 @@ class ReviewRecord(Base):
 
 
 class ReviewHead(Base):
-    """The last record of the review log: whoever appends holds this row until the end of the transaction."""
+    """The last record of the review log: whoever appends moves this row on in the same transaction."""
 
     __tablename__ = "review_head"
 

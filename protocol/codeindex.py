@@ -215,8 +215,8 @@ class CodeIndex:
         """At least k rows, or None where the graph cannot give them for less than all cosines cost."""
         n, asked = len(self.codes), k if _SPARE * k <= self.ef else _SPARE * k
         if systems:
-            # hnswlib's own filter calls Python for every candidate; all of ef are found anyway.
-            asked = max(self.ef, math.ceil(_SPARE * k * n / self._count(systems)))
+            # hnswlib's own filter calls Python for every candidate; all that ef looks at are found anyway.
+            asked = _SPARE * max(self.ef, math.ceil(_SPARE * k * n / self._count(systems)))
         if asked > n // 10:
             return None
         try:
@@ -226,6 +226,7 @@ class CodeIndex:
             return None
         rows = labels[0].astype(np.intp)
         if systems:
+            rows = rows[: asked // _SPARE]
             wanted = [i for i, prefix in enumerate(self._prefixes) if prefix in systems]
             rows = rows[np.isin(self._system[rows], wanted)]
         return rows if len(rows) >= k else None

@@ -257,5 +257,7 @@ class PublishedManifest(Message):
     clusters: int = Field(ge=0)
     sites: tuple[SiteSummary, ...]
     withdrawn: tuple[Tombstone, ...] = Field((), description="Every withdrawal so far, the first one first.")
-    background: tuple[BackgroundSource, ...] = Field((), description="What the fit was given beside the releases.")
+    background: tuple[BackgroundSource, ...] = Field(
+        (), description="What the fit was given beside the releases."
+    )
     files: tuple[FileSpec, ...]

@@ -89,6 +89,7 @@ class TextIndex:
         self._system = np.array([number[prefix] for prefix, _, _ in split], dtype=np.int32)
         _, cluster = np.unique(np.asarray(clusters, dtype=np.int64), return_inverse=True)
         self._cluster: _Rows = cluster.astype(np.int32)
+        self._members = np.split(np.argsort(cluster, kind="stable"), np.cumsum(np.bincount(cluster))[:-1])
         self._by_curie = _Sorted([_plain(code) for code in self.codes])
         self._by_local = _Sorted([_plain(local) for _, _, local in split])
         self._by_name = _Sorted([" ".join(_words(name)) for name in self.names])
@@ -160,7 +161,7 @@ class TextIndex:
                 score[row] = 1.0
 
     def _score_synonyms(self, by_name: _Scores) -> _Scores:
-        best = np.zeros(int(self._cluster.max(initial=-1)) + 1, dtype=np.float32)
+        best = np.zeros(len(self._members), dtype=np.float32)
         hit = np.flatnonzero(by_name > 0)
         np.maximum.at(best, self._cluster[hit], by_name[hit])
         return np.asarray(
@@ -168,7 +169,7 @@ class TextIndex:
         )
 
     def _synonym_of(self, row: int, by_name: _Scores) -> int:
-        members = np.append(self._standard[row], np.flatnonzero(self._cluster == self._cluster[row]))
+        members = np.append(self._standard[row], self._members[self._cluster[row]])
         return int(members[np.argmax(by_name[members])])
 
 

@@ -60,6 +60,8 @@ def bring_in(agent: Agent, file: Path) -> list[str]:
         data = file.read_bytes()
         try:
             open_signed(data, RoundCall, agent.home.invitation.keys)
+        except EnvelopeError:
+            raise
         except ProtocolError:
             raise _neither(file) from None
         agent.exchange.put_call(data)

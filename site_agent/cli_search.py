@@ -33,8 +33,7 @@ def add_to(app: typer.Typer) -> None:
     """Register the command."""
     app.command(
         "search",
-        epilog='Examples: site-agent search "heart attack" --home north; '
-        "site-agent search ICD10CM:E11.9 --near -k 5 --home north",
+        epilog="Example: site-agent search ICD10CM:E11.9 --near -k 5 --home north",
     )(search)
 
 
@@ -56,12 +55,18 @@ def search(
     """Find codes of the newest release by code, words of a name, or the name of a synonym; case and typos do not matter."""
     site = Home(home)
     folder, trust = latest_result(site), coordinator_keys(site)
-    study, texts = _read_texts(folder, trust)
+    study, texts = read_texts(folder, trust)
     index = CodeIndex.load(folder, trust=trust, exact=not approximate) if near else None
     search_and_show(text, k, index, texts, study.prefixes(system or (), category or ()), json=json)
 
 
-def _read_texts(folder: Path, trust: Trust) -> tuple[StudySpec, TextIndex]:
+def read_texts(folder: Path, trust: Trust) -> tuple[StudySpec, TextIndex]:
+    """A release's study and its codes by text, once it is verified.
+
+    Raises:
+        ProtocolError: the release is not what its manifest says.
+        EnvelopeError: its signature does not hold.
+    """
     manifest = verify_folder(folder, trust)
     data = read_listed(folder, manifest, "clusters.parquet")
     rows = pq.read_table(pa.BufferReader(data), columns=_COLUMNS)

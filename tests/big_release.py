@@ -29,7 +29,6 @@ from coordinator.tables import Round, utc_now
 from coordinator.version import SOFTWARE
 from protocol.messages import PublishedManifest, SiteSummary
 from protocol.published import list_files, sign_manifest
-from tests.synthetic import unit_rows
 
 SITES = ("lake", "north", "south")
 STUDY = """\
@@ -111,10 +110,11 @@ def draw(codes: int, dim: int, rng: np.random.Generator, names: Sequence[str]) -
     """Standard codes, and for each about one local code near it."""
     n_standard = codes // 2
     standard = [f"ICD10CM:{chr(65 + i % 26)}{i // 26:05d}" for i in range(n_standard)]
-    meaning = unit_rows(rng, n_standard, dim)
+    # As of real code embeddings, a few directions say most; among rows that point anywhere no index finds its way.
+    spectrum = (1.0 + np.arange(dim)) ** -0.7
+    meaning = _unit(rng.standard_normal((n_standard, dim)) * spectrum)
     of = rng.integers(0, n_standard, codes - n_standard)
-    near = meaning[of] + 0.05 * rng.standard_normal((len(of), dim))
-    near /= np.linalg.norm(near, axis=1, keepdims=True)
+    near = _unit(meaning[of] + 0.3 * rng.standard_normal((len(of), dim)) * spectrum)
     systems = ("NORTH", "SOUTH", "LOINC")
     local = [f"{systems[i % 3]}:{i:06d}" for i in range(len(of))]
     cosine = np.einsum("ij,ij->i", near, meaning[of])
@@ -166,6 +166,10 @@ def write_version(home: Home, store: Store, version: int, drawn: MappingSet, pre
         session.add(Round(name=name, call=b"", expires=utc_now()))
     store.record_published(version, name, manifest.digest, SITES)
     return manifest.digest
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def _standard(code: str, number: int, name: str) -> Mapping:

@@ -21,6 +21,7 @@ from pydantic_core import PydanticUndefined
 from coordinator.cli import app as coordinator_app
 from coordinator.config import CoordinatorConfig
 from coordinator.setup import EXAMPLE_STUDY
+from coordinator.web.app import api
 from protocol.study import StudySpec
 from site_agent.cli import app as site_app
 from site_agent.config import SiteConfig
@@ -77,6 +78,24 @@ Each home folder holds one configuration file, which `init` writes. A field that
 | `HTTPS_PROXY` | `site-agent run` | a web proxy on the site's way out; passed on to Flower's SuperNode |
 
 No key, password or other secret is read from a configuration file.
+"""
+
+
+_HTTP_API = """\
+What `coordinator serve` answers; [Serve a release](../how-to/serve-a-release.md) sets it up. `/openapi.json` is the same for
+programs, and may be read without signing in.
+
+Everything else needs the header `Authorization: Bearer TOKEN` (`coordinator token add`). A role may do what those before it
+may: `analyst` reads, `reviewer` also decides, comments and takes back, `coordinator` also assigns and adjudicates.
+
+Errors are `application/problem+json` (RFC 9457) with `what` happened, `why`, and what to `do`; below `/fhir` they are an
+OperationOutcome. 404: there is no such thing; 409: it does not fit what is there; 410: the version was withdrawn; 422: the request
+is not valid; 429: too many requests, `Retry-After` says when to come again; 503: the version's files are not what was signed.
+
+- A version never changes, so its lists have cursors that neither skip nor repeat anything, and its answers have ETags for
+  `If-None-Match`.
+- The ETag of a download is the SHA-256 of the whole file. `Range` with `If-Range` goes on where a download broke off.
+- Every GET takes HEAD. Names and comments are what sites and reviewers wrote: escape them. Lists cut names at 500 characters.
 """
 
 
@@ -254,6 +273,93 @@ def _value(default: Any) -> str:
     return f"`{text.lower() if isinstance(default, bool) else text}`"
 
 
+# --- The service ---------------------------------------------------------------------------------------
+
+
+def _render_http_api() -> str:
+    made = api().openapi()
+    schemas = made["components"]["schemas"]
+    parts = ["# HTTP interface", MADE, _HTTP_API]
+    for tag in made["tags"]:
+        operations = [
+            _operation(method, path, operation, schemas)
+            for path, below in made["paths"].items()
+            for method, operation in below.items()
+            if operation["tags"] == [tag["name"]]
+        ]
+        parts += [f"## {tag['name'].capitalize()}", tag["description"], *(p for o in operations for p in o)]
+    parts += ["## Models"]
+    for name, schema in sorted(schemas.items()):
+        rows = [
+            [f"`{field}`", _json_type(below), below.get("description", "")]
+            for field, below in schema["properties"].items()
+        ]
+        parts += [
+            f"### {name} fields",
+            schema.get("description", ""),
+            _table(["field", "type", "meaning"], rows),
+        ]
+    return _page(parts)
+
+
+def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> list[str]:
+    parts = [f"### `{method.upper()} {path}`", operation.get("description", "")]
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+    rows = [
+        [
+            f"`{p['name']}`",
+            p["in"],
+            _json_type(p["schema"]).removesuffix(" or null"),
+            _json_default(p),
+            p.get("description", ""),
+        ]
+        for p in operation.get("parameters", [])
+    ]
+    if "$ref" in body:
+        name = body["$ref"].rpartition("/")[2]
+        needed = schemas[name].get("required", [])
+        rows += [
+            [
+                f"`{field}`",
+                "body",
+                _json_type(below),
+                _json_default({"required": field in needed, "schema": below}),
+                below.get("description", ""),
+            ]
+            for field, below in schemas[name]["properties"].items()
+        ]
+    if rows:
+        parts.append(_table(["parameter", "in", "type", "default", "meaning"], rows))
+    done = next(r for status, r in operation["responses"].items() if status.startswith("2"))
+    answer = done.get("content", {}).get("application/json", {}).get("schema", {})
+    if answer:
+        parts.append(f"Answers {_json_type(answer)}.")
+    return parts
+
+
+def _json_type(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        name = schema["$ref"].rpartition("/")[2]
+        return f"[{name}](#{name.lower()}-fields)"
+    if "anyOf" in schema:
+        return " or ".join(_json_type(s) for s in schema["anyOf"])
+    if choices := schema.get("enum", [schema["const"]] if "const" in schema else []):
+        return " or ".join(f"`{v}`" for v in choices)
+    kind = schema.get("type", "object")
+    if kind == "array":
+        return f"list of {_json_type(schema['items'])}"
+    if schema.get("format") == "date-time":
+        return "time"
+    return {"string": "text", "boolean": "`true` or `false`", "null": "null"}.get(kind, kind)
+
+
+def _json_default(parameter: dict[str, Any]) -> str:
+    if parameter.get("required"):
+        return "required"
+    value = parameter["schema"].get("default")
+    return "" if value is None or value in ("", []) else f"`{str(value).lower()}`"
+
+
 # --- Pages ---------------------------------------------------------------------------------------------
 
 
@@ -272,6 +378,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "commands.md": _render_commands,
     "study.md": _render_study,
     "configuration.md": _render_configuration,
+    "http-api.md": _render_http_api,
 }
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd  # type: ignore[import-untyped]
 
 from coordinator.exports.table import Entry
+from coordinator.reviewed import Reviewed
 
 
-def frame(entries: Sequence[Entry]) -> pd.DataFrame:
+def frame(entries: Sequence[Entry], reviews: Mapping[str, Sequence[Reviewed]]) -> pd.DataFrame:
     """One row an entry, with the columns that `Release.to_pandas` names."""
+    states = [reviews[e.code][0].state if reviews.get(e.code) else "" for e in entries]
     return pd.DataFrame(
         {
             "code": [e.code for e in entries],
@@ -26,6 +28,7 @@ def frame(entries: Sequence[Entry]) -> pd.DataFrame:
             "cluster": pd.array([e.cluster for e in entries], dtype="int64"),
             "posterior": pd.array([e.posterior for e in entries], dtype="float64"),
             "similarity": pd.array([e.similarity for e in entries], dtype="float64"),
+            "review": pd.Categorical(states),
             "sites": [e.sites for e in entries],
             "alternatives": [e.alternatives for e in entries],
         }

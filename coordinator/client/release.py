@@ -11,6 +11,7 @@ from coordinator.client.view import release_html, translation_html
 from coordinator.exports.table import Entry
 from coordinator.library import OpenRelease
 from coordinator.mapping import Candidate, Evidence
+from coordinator.reviewed import Reviewed
 from coordinator.versions import CARD
 from coordinator.versions.diff import STEP, Difference, compare
 from protocol.arrays import FloatVector
@@ -40,6 +41,7 @@ class Translation:
         sites: that released the code.
         candidates: standard codes, best first, the target among them: how much speaks for each, and why.
         evidence: how strongly other sites' codes speak for the cluster.
+        reviews: what people say of it, apart from what the model says; none is mixed into `probability`.
     """
 
     code: str
@@ -54,6 +56,7 @@ class Translation:
     sites: tuple[str, ...]
     candidates: tuple[Candidate, ...] = field(repr=False)
     evidence: tuple[Evidence, ...] = field(repr=False)
+    reviews: tuple[Reviewed, ...] = field(default=(), repr=False)
 
     @property
     def alternatives(self) -> tuple[Candidate, ...]:
@@ -61,8 +64,8 @@ class Translation:
         return tuple(c for c in self.candidates if c.code != self.target)
 
     @classmethod
-    def of(cls, entry: Entry) -> Translation:
-        """From a row of the map."""
+    def of(cls, entry: Entry, reviews: tuple[Reviewed, ...] = ()) -> Translation:
+        """From a row of the map, and what people say of it."""
         return cls(
             code=entry.code,
             name=entry.name,
@@ -76,6 +79,7 @@ class Translation:
             sites=entry.sites,
             candidates=entry.candidates,
             evidence=entry.evidence,
+            reviews=reviews,
         )
 
     def _repr_html_(self) -> str:
@@ -152,7 +156,7 @@ class Release:
         Raises:
             UsageError: the release has no such code, or several systems have it.
         """
-        return Translation.of(self._opened.entry(code))
+        return self._translation(self._opened.entry(code))
 
     def reverse(self, standard_code: str) -> tuple[Translation, ...]:
         """Every other code that is mapped to a standard code, most probable first; all of them.
@@ -164,7 +168,7 @@ class Release:
         if found is None:
             self._opened.entry(standard_code)
             return ()
-        return tuple(map(Translation.of, found))
+        return tuple(map(self._translation, found))
 
     def neighbours(
         self,
@@ -205,7 +209,7 @@ class Release:
         Raises:
             UsageError: as for `translate`.
         """
-        return tuple(map(Translation.of, self._opened.clusters[self._opened.entry(code).cluster]))
+        return tuple(map(self._translation, self._opened.clusters[self._opened.entry(code).cluster]))
 
     def vector(self, code: str) -> FloatVector:
         """(d,) its unit vector: the cosine of two codes is the inner product of theirs.
@@ -233,7 +237,8 @@ class Release:
         """A row a code, in the order of `codes`; all codes if left out.
 
         Columns: code, system, name, category, standard_code, standard_name, probability, predicate, given, anchored, cluster,
-        posterior, similarity, sites, alternatives. Missing texts are "", lists are tuples.
+        posterior, similarity, review (accepted, rejected, unsure, conflict), sites, alternatives. Missing texts are "", lists
+        are tuples.
 
         Raises:
             UsageError: pandas is not installed, or a code is not in the release.
@@ -247,7 +252,7 @@ class Release:
         from coordinator.client.frame import frame  # noqa: PLC0415
 
         entries = self._opened.map.entries if codes is None else [self._opened.entry(code) for code in codes]
-        return frame(entries)
+        return frame(entries, self._opened.map.reviews)
 
     def __repr__(self) -> str:
         m, state = self.manifest, "verified" if self.verified else "UNVERIFIED"
@@ -259,6 +264,9 @@ class Release:
 
     def _repr_html_(self) -> str:
         return release_html(self)
+
+    def _translation(self, entry: Entry) -> Translation:
+        return Translation.of(entry, tuple(self._opened.map.reviews.get(entry.code, ())))
 
     def _standard(self, code: str) -> str:
         """A bare code is taken for one of the standard system."""

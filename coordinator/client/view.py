@@ -36,6 +36,7 @@ def translation_html(found: Translation) -> str:
         ("standard code", target),
         ("how", how if found.target else ""),
         ("predicate", _text(found.predicate)),
+        ("review", _text("; ".join(f"{r.verdict} {r.target or 'no standard code'}" for r in found.reviews))),
         ("alternatives", alternatives),
         ("sites", _text(", ".join(found.sites))),
     ]

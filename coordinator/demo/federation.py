@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -87,9 +88,15 @@ def _federate(demo: Demo, step: Step) -> tuple[dict[str, Any], dict[str, Any]]:
     address = f"127.0.0.1:{free_port()}"
     study = str(demo.inputs.study)
     _coordinator("init", str(demo.hub), "--study", study, "--address", address, "--listen", "127.0.0.1")
+    if demo.inputs.titles:
+        shutil.copyfile(demo.inputs.titles, demo.hub / "titles.csv")
+        config = demo.hub / "coordinator.toml"
+        write_atomic(config, 'titles = "titles.csv"\n' + config.read_text(encoding="utf-8"))
     with ExitStack() as stack:
         log = demo.folder / "coordinator.log"
-        serving = stack.enter_context(_running("coordinator", ("serve", "--only", "sites", "--home", str(demo.hub)), log))
+        serving = stack.enter_context(
+            _running("coordinator", ("serve", "--only", "sites", "--home", str(demo.hub)), log)
+        )
         step("enrolling the sites", 0.15)
         enrolled = _in_parallel(lambda name: _make_site(demo, name), names)
         files = [e["file"] for e in enrolled]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Inputs:
 
     Attributes:
         truth: CSV of system, code, concept; None where no truth is known.
+        titles: CSV of system, code, title of public codes, which the coordinator publishes; None without any.
         example: a CURIE to search for.
     """
 
@@ -46,6 +47,7 @@ class Inputs:
     sites: tuple[str, ...]
     files: Mapping[str, SiteFiles]
     truth: Path | None
+    titles: Path | None
     example: str
 
 
@@ -70,14 +72,17 @@ def generated(folder: Path, *, sites: int, patients: int, seed: int) -> Inputs:
     )
     with (folder / "truth.csv").open(encoding="utf-8", newline="") as stream:
         first = next(csv.DictReader(stream))
-    return Inputs(study, tuple(files), files, folder / "truth.csv", f"{first['system']}:{first['code']}")
+    titles = _write_titles(folder / "titles.csv", [f.events for f in files.values() if f.system in _PUBLIC])
+    return Inputs(
+        study, tuple(files), files, folder / "truth.csv", titles, f"{first['system']}:{first['code']}"
+    )
 
 
 def real(source: Path, folder: Path) -> Inputs:
     """Take a folder of real triplet files, one a site: SITE.csv or SITE.parquet, with a system column.
 
-    Beside them may lie SITE.anchors.csv, truth.csv (system, code, concept), and
-    study.toml; without a study one is made with the default floors, and code
+    Beside them may lie SITE.anchors.csv, truth.csv (system, code, concept), titles.csv
+    (system, code, title), and study.toml; without a study one is made with the default floors, and code
     systems that only one site uses and that are not known as public are its own.
 
     Raises:
@@ -111,11 +116,31 @@ def real(source: Path, folder: Path) -> Inputs:
         study.write_text(_study("demo", f"The files of {source.name}", systems, standard))
     truth = source / "truth.csv"
     example = _example(found[0])
-    return Inputs(study, tuple(files), files, truth if truth.exists() else None, example)
+    titles = source / "titles.csv"
+    return Inputs(
+        study,
+        tuple(files),
+        files,
+        truth if truth.exists() else None,
+        titles if titles.exists() else None,
+        example,
+    )
+
+
+def _write_titles(path: Path, events: Sequence[Path]) -> Path:
+    """What the public systems of these sites call the codes in use."""
+    columns = ["system", "code", "description"]
+    tables = [pq.read_table(p, columns=columns) for p in events]
+    named = pa.concat_tables(tables).group_by(columns).aggregate([])
+    rows = named.rename_columns(["system", "code", "title"]).sort_by(
+        [("system", "ascending"), ("code", "ascending")]
+    )
+    pa_csv.write_csv(rows, path)
+    return path
 
 
 def _is_events(path: Path) -> bool:
-    return path.stem != "truth" and not path.name.endswith(".anchors.csv")
+    return path.stem not in {"truth", "titles"} and not path.name.endswith(".anchors.csv")
 
 
 def _table(path: Path) -> pa.Table:

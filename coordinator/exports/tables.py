@@ -14,11 +14,16 @@ from coordinator.mapping import NO_CLUES, Candidate, Clues, Evidence, KnownPair,
 
 CLUSTERS: Final = "clusters.parquet"
 EVIDENCE: Final = "evidence.parquet"
-CLUE_DECIMALS: Final = 1
-"""Decimals of log odds in a release: enough to see what decided, and too few to solve for what a site released."""
+CLUE_STEP: Final = 0.5
+SHARE_STEP: Final = 0.05
+"""Log odds and shares are published in these steps: enough to see what decided. Finer ones would tell every site what another
+released to the coordinator alone."""
+_SUPPORT: Final = "support"
+"""How common a code is: published as for (2), against (-2) or neither, since its size tells a site's patient counts."""
+_SIDE: Final = 2.0
 
 _CANDIDATES: Final = pa.list_(
-    pa.struct({"code": pa.string(), "name": pa.string(), "share": pa.float32(), "similarity": pa.float32()})
+    pa.struct({"code": pa.string(), "name": pa.string(), "share": pa.float64(), "similarity": pa.float32()})
 )
 _BY_SITE: Final = pa.list_(pa.struct({"site": pa.string(), "members": pa.int32(), "cosine": pa.float32()}))
 _PAIRS: Final = pa.list_(
@@ -27,7 +32,7 @@ _PAIRS: Final = pa.list_(
             "left": pa.string(),
             "right": pa.string(),
             "relation": pa.string(),
-            "weight": pa.float32(),
+            "weight": pa.float64(),
             "source": pa.string(),
         }
     )
@@ -52,7 +57,8 @@ def clusters_table(mappings: MappingSet) -> pa.Table:
             "similarity": pa.array([r.similarity for r in rows], pa.float32()),
             "kinship": pa.array([r.kinship or "" for r in rows], pa.string()),
             "candidates": _structs(
-                [[(c.code, c.name, c.share, c.similarity) for c in r.candidates] for r in rows], _CANDIDATES
+                [[(c.code, c.name, shown_share(c.share), c.similarity) for c in r.candidates] for r in rows],
+                _CANDIDATES,
             ),
             "evidence": by_site(rows),
         }
@@ -71,8 +77,8 @@ def evidence_table(mappings: MappingSet) -> pa.Table:
             "code": pa.array([code for code, _, _ in every], pa.string()),
             "candidate": pa.array([c.code for _, _, c in every], pa.string()),
             "rank": pa.array([rank for _, rank, _ in every], pa.int32()),
-            "clues": _log_odds([_rounded(c.clues) for _, _, c in every]),
-            "sources": _log_odds([[s for s in _rounded(c.sources) if s[1]] for _, _, c in every]),
+            "clues": _log_odds([shown_clues(c.clues) for _, _, c in every]),
+            "sources": _log_odds([[s for s in shown_clues(c.sources) if s[1]] for _, _, c in every]),
             "pairs": _structs(pairs, _PAIRS),
         }
     )
@@ -98,8 +104,10 @@ def read_rows(clusters: pa.Table, evidence: pa.Table) -> Iterator[dict[str, Any]
     clues, sources = _maps(evidence["clues"]), _maps(evidence["sources"])
     pairs = _grouped([KnownPair(*p) for p in _tuples(evidence["pairs"], _PAIRS)[0]], evidence["pairs"])
     every = [
-        Candidate(*c, clue, known, source)
-        for c, clue, known, source in zip(candidates, clues, pairs, sources, strict=True)
+        Candidate(code, name, share, similarity, clue, known, source)
+        for (code, name, share, similarity), clue, known, source in zip(
+            candidates, clues, pairs, sources, strict=True
+        )
     ]
     found = _grouped(every, clusters["candidates"])
     sites = [Evidence(*e) for e in _tuples(clusters["evidence"], _BY_SITE)[0]]
@@ -175,6 +183,19 @@ def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     return [known[i] for i in coded.indices.to_numpy(zero_copy_only=False).tolist()]
 
 
-def _rounded(clues: Clues) -> list[tuple[str, float]]:
-    """As they are published; never -0."""
-    return [(name, round(value, CLUE_DECIMALS) + 0.0) for name, value in clues.items()]
+def shown_share(share: float) -> float:
+    """As it is published."""
+    return round(round(share / SHARE_STEP) * SHARE_STEP, 2)
+
+
+def shown_clues(clues: Clues) -> list[tuple[str, float]]:
+    """As they are published."""
+    return [
+        (
+            name,
+            _SIDE * max(-1, min(1, round(value / _SIDE)))
+            if name == _SUPPORT
+            else round(value / CLUE_STEP) * CLUE_STEP,
+        )
+        for name, value in clues.items()
+    ]

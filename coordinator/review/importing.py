@@ -12,7 +12,8 @@ from coordinator.knowledge.systems import Systems, canonical
 from coordinator.library import OpenRelease
 from coordinator.review.earlier import FORMS, Form, Left, Row, read_earlier, turned
 from coordinator.review.record import Decision, person, remark
-from coordinator.review.reviews import Reviews, seen
+from coordinator.review.reviews import Reviews
+from coordinator.review.rules import seen
 from coordinator.review.standing import Standing, opinions
 from protocol.canonical import file_digest
 from protocol.errors import UsageError

@@ -1,8 +1,9 @@
 """The review log: signed records in the coordinator's database, each with the digest of the one before.
 
-Whoever appends holds the row of the log's head until the end of the transaction, so that two writers cannot both follow one
-record. Reading checks the chain and the last signature, which covers all records before it; `verify` checks each signature.
-A file in the home folder remembers how far the log was: records that are missing at its end are missed.
+Whoever appends moves the row of the log's head on, in the same transaction, if it still stands where their records begin: two
+writers cannot both follow one record. Reading checks the chain and the last signature, which covers all records before it;
+`verify` checks each signature. A file in the home folder remembers how far the log was: records that are missing at its end
+are missed.
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ from protocol.rotation import present
 from protocol.signed import open_signed, peek, sign_message
 
 _HEAD = 1
-_TRIES = 5
+_TRIES, _FREELY = 8, 3
 _RESTORE = (
     "Restore the coordinator's database from a backup; until then no decision is used and none is taken"
 )
 Fields = Mapping[str, Any]
+
+
+class _MovedOnError(Exception):
+    """Somebody else has appended meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -196,20 +201,22 @@ class ReviewLog:
         """Append records, all of them or none.
 
         Args:
-            make: their fields, by what the log says while nobody else can append; called again after a conflict. What it
-                raises ends the transaction without a trace.
+            make: their fields, by what the log says; called again where somebody else has appended meanwhile. What it raises ends
+                the transaction without a trace.
 
         Raises:
-            FederationError: other writers kept the log busy.
+            FederationError: the database takes nothing, or other writers kept the log busy.
             KeyFileError: the coordinator's keys were changed while this program ran.
             ProtocolError, EnvelopeError: the log is damaged.
         """
-        reason = ""
+        reason = "others are writing to it"
         with self.lock:
-            for _ in range(_TRIES):
+            for turn in range(_TRIES):
                 try:
-                    with self.store.begin() as session:
-                        found = self._append(session, make)
+                    # Signing many records takes long: first without keeping others from the database, then not to wait for ever.
+                    found = self._append(make) if turn < _FREELY else self._append_alone(make)
+                except _MovedOnError:
+                    continue
                 except (IntegrityError, OperationalError) as error:
                     reason = str(error.orig)
                     continue
@@ -221,24 +228,39 @@ class ReviewLog:
             "The review log cannot be written", why=reason, do="Nothing was stored; try again"
         )
 
-    def _append(self, session: Session, make: Callable[[], Sequence[Fields]]) -> list[Decision]:
-        held = session.execute(
-            update(ReviewHead).where(ReviewHead.id == _HEAD).values(number=ReviewHead.number)
-        )
-        if held.rowcount == 0:  # type: ignore[attr-defined]
-            session.execute(insert(ReviewHead).values(id=_HEAD, number=0, digest=""))
-        self._read_on(session)
+    def _append(self, make: Callable[[], Sequence[Fields]]) -> list[Decision]:
+        """Make and sign records after what is there, and store them if nobody has appended meanwhile."""
+        self._refresh()
+        found, rows = self._signed(make)
+        if found:
+            with self.store.begin() as session:
+                self._store(session, found, rows)
+        return found
+
+    def _append_alone(self, make: Callable[[], Sequence[Fields]]) -> list[Decision]:
+        """The same while nobody else can append."""
+        with self.store.begin() as session:
+            session.execute(update(ReviewHead).where(ReviewHead.id == _HEAD).values(number=ReviewHead.number))
+            self._read_on(session)
+            found, rows = self._signed(make)
+            if found:
+                self._store(session, found, rows)
+        return found
+
+    def _signed(self, make: Callable[[], Sequence[Fields]]) -> tuple[list[Decision], list[dict[str, Any]]]:
+        """New records after the last one that was read, and their rows."""
         self._appending = True
         try:
             drafts = make()
         finally:
             self._appending = False
+        found: list[Decision] = []
+        rows: list[dict[str, Any]] = []
         if not drafts:
-            return []
+            return found, rows
         keys, last = self._signing_keys(), self._records[-1] if self._records else None
         at = self._clock().astimezone(UTC)
         at = max(at, last.at) if last else at
-        found, rows = [], []
         number, previous = (last.number, last.digest) if last else (0, "")
         common = {"study": self.home.study.id, "at": at, "signer": keys.public().digest}
         for draft in drafts:
@@ -247,11 +269,18 @@ class ReviewLog:
             previous = record.digest
             found.append(record)
             rows.append({"number": number, "signed": sign_message(record, keys)})
+        return found, rows
+
+    def _store(self, session: Session, found: Sequence[Decision], rows: Sequence[dict[str, Any]]) -> None:
+        """Store records if the log still ends where they begin."""
+        before, after = found[0], {"number": found[-1].number, "digest": found[-1].digest}
+        at = (ReviewHead.number == before.number - 1, ReviewHead.digest == before.previous)
+        moved = session.execute(update(ReviewHead).where(ReviewHead.id == _HEAD, *at).values(**after))
+        if moved.rowcount == 0:  # type: ignore[attr-defined]
+            if before.number > 1 or session.get(ReviewHead, _HEAD) is not None:
+                raise _MovedOnError
+            session.execute(insert(ReviewHead).values(id=_HEAD, **after))
         session.execute(insert(ReviewRecord), rows)
-        session.execute(
-            update(ReviewHead).where(ReviewHead.id == _HEAD).values(number=number, digest=previous)
-        )
-        return found
 
     def _signing_keys(self) -> PrivateKeys:
         keys, listed = self.home.keys, self.home.identity.key_list()
@@ -275,7 +304,8 @@ class ReviewLog:
 def _rows(session: Session, *, after: int) -> list[tuple[int, bytes]]:
     query = select(ReviewRecord.number, ReviewRecord.signed).where(ReviewRecord.number > after)
     return [
-        (number, bytes(signed)) for number, signed in session.execute(query.order_by(ReviewRecord.number))
+        (number, signed if isinstance(signed, bytes) else str(signed).encode())
+        for number, signed in session.execute(query.order_by(ReviewRecord.number))
     ]
 
 

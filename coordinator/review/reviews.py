@@ -14,6 +14,7 @@ from coordinator.library import Library, OpenRelease
 from coordinator.review.log import Fields, ReviewLog, VerifiedLog
 from coordinator.review.queue import MAX_PAGE, Progress, Task, doubts
 from coordinator.review.record import MAX_REVIEWERS, Decision, Relation, Verdict, person, remark
+from coordinator.review.rules import check_turn, says_the_same, seen, waits
 from coordinator.review.standing import STATES, Standing, live, opinions, seen_by, standing_of, visible
 from coordinator.store import Store
 from protocol.errors import UsageError
@@ -87,9 +88,9 @@ class Reviews:
 
         def make() -> Sequence[Fields]:
             before = self.standing(fields["code"])
-            _check_turn(before, fields["actor"])
+            check_turn(before, fields["actor"])
             mine = opinions(before.records).get(fields["actor"])
-            if mine is not None and mine.last.kind == "decide" and _same(mine.last, fields):
+            if mine is not None and mine.last.kind == "decide" and says_the_same(mine.last, fields):
                 return ()
             return (fields,)
 
@@ -277,7 +278,7 @@ class Reviews:
             if wanted and entry.system not in wanted:
                 continue
             standing = known.get(entry.code)
-            if not _waits(standing, state, reviewer):
+            if not waits(standing, state, reviewer):
                 continue
             (first if standing is not None and standing.state == "conflict" else rest).append(entry)
         page = [*first, *rest][offset : offset + limit]
@@ -390,49 +391,3 @@ class Reviews:
         if entry is None:
             raise UsageError(f"Version {found.number} has no code {clean}")
         return fields | seen(found.number, release, entry)
-
-
-def seen(version: int, release: OpenRelease, entry: Entry) -> dict[str, Any]:
-    """What a release says of a code, as a record keeps it."""
-    return {
-        "version": version,
-        "manifest_digest": release.manifest.digest,
-        "model_target": entry.standard_code,
-        "model_probability": min(max(float(entry.probability), 0.0), 1.0),
-    }
-
-
-def _check_turn(before: Standing, actor: str) -> None:
-    """Return only if this person may decide the code now."""
-    if before.assigned and actor not in before.assigned:
-        raise UsageError(
-            f"{before.code} is assigned to {' and '.join(before.assigned)}",
-            do="Comment on it, or have it assigned to you",
-        )
-    judged = before.adjudication
-    if judged is not None:
-        raise UsageError(
-            f"{before.code} was adjudicated by record {judged.number}",
-            do="Take that record back before deciding anew",
-        )
-
-
-def _same(record: Decision, fields: Mapping[str, Any]) -> bool:
-    return all(getattr(record, name) == value for name, value in fields.items())
-
-
-def _waits(standing: Standing | None, state: str, reviewer: str) -> bool:
-    """Whether a code belongs into a queue."""
-    found = standing.state if standing is not None else "open"
-    if state == "all":
-        return True
-    if state != "open":
-        return found == state
-    if standing is None:
-        return True
-    if not reviewer:
-        return found in {"open", "conflict"}
-    if found == "conflict":
-        return reviewer not in standing.reviewers
-    mine = reviewer in opinions(standing.records)
-    return found == "open" and not mine and (not standing.assigned or reviewer in standing.assigned)

@@ -59,7 +59,7 @@ class Standing:
 
     Attributes:
         state: see the module.
-        target: the accepted target, "" for no standard code; of a rejected code the first of `wrong`.
+        target: the accepted target, "" for no standard code; of a rejected code one of `wrong`.
         wrong: targets that are settled to be wrong, sorted.
         reviewers: who counts: the assigned ones, or else everybody who has decided.
         assigned: whom the code is assigned to.

@@ -46,13 +46,9 @@ def calibration_curve(
 
     Law: the order of mappings changes nothing.
     """
-    p, hit = np.asarray(probability, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    if not p.size or p.shape != hit.shape:
-        raise ValueError(f"{p.size} probabilities go with {hit.size} outcomes")
-    if not (np.all(p >= 0.0) and np.all(p <= 1.0)):
-        raise ValueError("a probability is outside [0, 1]")
+    p, hit = _checked(probability, right)
     return tuple(
-        Bin(int(n), float(stated), float(share), *wilson(round(share * n), int(n), level=level))
+        Bin(int(n), float(stated), float(share), *wilson(round(float(share * n)), int(n), level=level))
         for n, stated, share in zip(*_binned(p, hit, bins), strict=True)
     )
 
@@ -120,7 +116,7 @@ def calibration_interval(
 
     Source: Efron and Tibshirani 1993, chapters 8 (groups) and 13 (percentiles).
     """
-    p, hit = np.asarray(probability, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    p, hit = _checked(probability, right)
     rng = np.random.default_rng(seed)
     places: list[NDArray[np.intp]] | None = None
     if groups is not None:
@@ -165,6 +161,15 @@ def _parts(curve: Sequence[Bin]) -> tuple[Array, Array, Array]:
     """Weights, gaps and standard errors of the bins."""
     n = np.array([b.n for b in curve], dtype=np.float64)
     return _gaps(n, np.array([b.stated for b in curve]), np.array([b.right for b in curve]))
+
+
+def _checked(probability: ArrayLike, right: ArrayLike) -> tuple[Array, Array]:
+    p, hit = np.asarray(probability, dtype=np.float64), np.asarray(right, dtype=np.float64)
+    if not p.size or p.shape != hit.shape:
+        raise ValueError(f"{p.size} probabilities go with {hit.size} outcomes")
+    if not (np.all(p >= 0.0) and np.all(p <= 1.0)):
+        raise ValueError("a probability is outside [0, 1]")
+    return p, hit
 
 
 def _binned(p: Array, hit: Array, bins: int) -> tuple[Array, Array, Array]:

@@ -6,6 +6,7 @@ The headings are those of Mitchell et al. 2019 (Model Cards for Model Reporting)
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -155,7 +156,18 @@ def _probabilities(edition: Edition, mappings: MappingSet) -> list[str]:
         ["found, below 0.5", *_part([p for p in found if p < _EVEN])],
         ["no standard code", sum(not r.standard_code for r in rows), ""],
     ]
-    return ["\n".join(table(["mapping", "codes", "expected right"], cells))]
+    return ["\n".join(table(["mapping", "codes", "expected right"], cells)), _reviewed(edition, mappings)]
+
+
+def _reviewed(edition: Edition, mappings: MappingSet) -> str:
+    """How many codes people have looked at, and what came of it."""
+    visible = {row.code for row in mappings.rows}
+    state = {r.code: r.state for r in edition.reviews if r.code in visible}
+    if not state:
+        return "Nobody has reviewed a mapping of this version yet."
+    counts = Counter(state.values())
+    said = ", ".join(f"{n:,} {name}" for name, n in sorted(counts.items()))
+    return f"People have reviewed {len(state):,} codes: {said}. Their word stands beside the probabilities, not in them."
 
 
 def _part(found: Sequence[float]) -> list[object]:
@@ -238,15 +250,11 @@ def _citation(edition: Edition) -> list[str]:
         f"{who} ({edition.created:%Y}). {datacite.title(edition)}. {datacite.publisher(edition)}. Dataset. "
         f"{datacite.version_uri(edition, edition.version)}"
     )
-    after = (
-        f"It follows the version whose manifest has digest {edition.previous}." if edition.previous else ""
-    )
     return [
         "## How to cite",
         escaped(cited, 3000),
         f"Licence: {escaped(edition.study.licence)}. `{DATACITE}` has the same for a DOI registry; the identifier is added when "
         "it is minted. Name the version and the digest of its manifest: versions never change.",
-        after,
     ]
 
 

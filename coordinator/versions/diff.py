@@ -39,7 +39,7 @@ STEP: Final = 0.1
 
 
 @dataclass(frozen=True)
-class Edition:
+class Compared:
     """Which version is compared.
 
     Attributes:
@@ -110,8 +110,8 @@ class Difference:
         unchanged: codes in both versions of which nothing is listed.
     """
 
-    before: Edition
-    after: Edition
+    before: Compared
+    after: Compared
     step: float
     causes: tuple[Cause, ...]
     changes: tuple[Change, ...]
@@ -225,12 +225,12 @@ def _check_comparable(old: PublishedMap, new: PublishedMap) -> None:
         )
 
 
-def _edition(published: PublishedMap, withdrawn: Mapping[int, tuple[str, ...]] | None) -> Edition:
+def _edition(published: PublishedMap, withdrawn: Mapping[int, tuple[str, ...]] | None) -> Compared:
     m = published.manifest
-    return Edition(m.version, m.created, m.codes, m.clusters, (withdrawn or {}).get(m.version, ()))
+    return Compared(m.version, m.created, m.codes, m.clusters, (withdrawn or {}).get(m.version, ()))
 
 
-def _edition_facts(edition: Edition) -> dict[str, Any]:
+def _edition_facts(edition: Compared) -> dict[str, Any]:
     return {
         "version": edition.number,
         "created": edition.created.isoformat(),

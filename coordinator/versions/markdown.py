@@ -9,7 +9,7 @@ from typing import Final
 from coordinator.report.text import safe_text
 
 _SPECIAL: Final = re.compile(r"([\\`*_\[\]|~$@#]|:(?=//))")
-_NUMBER: Final = re.compile(r"^(\d{1,9})([.)])")
+_NUMBER: Final = re.compile(r"^(\d{1,9})([.)])(?=\s|$)")
 _HTML: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _WWW: Final = re.compile(r"(?i)\b(www)\.")
 

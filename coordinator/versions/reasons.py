@@ -122,7 +122,8 @@ class Reasons:
 
 def verdicts(published: PublishedMap, code: str) -> tuple[tuple[str, str, str, str], ...]:
     """What people say of a code, as (target, verdict, relation, state), sorted."""
-    return tuple(sorted((r.target, r.verdict, r.relation, r.state) for r in published.reviews.get(code, ())))
+    found = published.reviews.get(code)
+    return tuple(sorted((r.target, r.verdict, r.relation, r.state) for r in found)) if found else ()
 
 
 def _given(before: Entry, after: Entry) -> Iterator[Cause]:

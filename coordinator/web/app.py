@@ -10,8 +10,8 @@ Routes:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime
 
 from fastapi import Depends, FastAPI
@@ -55,6 +55,9 @@ def create_app(home: Home, *, settings: WebSettings | None = None, log: Log | No
 
     Returns:
         the application; its `state` has `library`, `reviews`, `settings`, `shelf`, `tokens`, `sessions` and `logins`.
+
+    Raises:
+        KeyFileError: the key of the sessions can be read by others.
     """
     settings = settings or home.config.web
     library = Library(home)
@@ -66,6 +69,23 @@ def create_app(home: Home, *, settings: WebSettings | None = None, log: Log | No
         app.state.shelf.open_newest()
         yield
 
+    app = api(lifespan)
+    app.state.home, app.state.settings, app.state.library = home, settings, library
+    app.state.shelf, app.state.started = Shelf(library), datetime.now(UTC)
+    app.state.reviews = Reviews(home, library.store, library)
+    app.state.standings = Fresh(app.state.reviews.standings, _STANDINGS_HELD)
+    vocabulary = home.folder / settings.vocabulary if settings.vocabulary else None
+    app.state.exports, app.state.differences = Exports(library, vocabulary), comparing.Differences()
+    app.state.tokens, app.state.sessions = tokens, sessions
+    app.state.logins = Buckets(settings.logins_per_minute / 60, max(1.0, settings.logins_per_minute))
+    app.add_middleware(Gate, settings=settings, tokens=tokens, sessions=sessions, log=log)
+    errors.add_handlers(app)
+    add_pages(app)
+    return app
+
+
+def api(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None) -> FastAPI:
+    """The API and FHIR, without anything behind them: what /openapi.json describes."""
     # Swagger UI and ReDoc load their scripts from a CDN: none is served, and /openapi.json is there for any tool.
     app = FastAPI(
         title="SMILE federation: harmonised codes",
@@ -77,20 +97,7 @@ def create_app(home: Home, *, settings: WebSettings | None = None, log: Log | No
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.home, app.state.settings, app.state.library = home, settings, library
-    app.state.shelf, app.state.started = Shelf(library), datetime.now(UTC)
-    app.state.reviews = Reviews(home, library.store, library)
-    app.state.standings = Fresh(app.state.reviews.standings, _STANDINGS_HELD)
-    vocabulary = home.folder / settings.vocabulary if settings.vocabulary else None
-    app.state.exports, app.state.differences = Exports(library, vocabulary), comparing.Differences()
-    app.state.tokens, app.state.sessions = tokens, sessions
-    app.state.logins = Buckets(settings.logins_per_minute / 60, max(1.0, settings.logins_per_minute))
-    app.add_middleware(Gate, settings=settings, tokens=tokens, sessions=sessions, log=log)
-    errors.add_handlers(app)
-    app.include_router(health.router)
-    app.include_router(access.router)
-    for part in (reading, codes, comparing, downloads, comparing, reviewing, fhir):
+    for part in (health, access, reading, codes, comparing, downloads, reviewing, fhir):
         app.include_router(part.router)
-    add_pages(app)
     describe(app)
     return app

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Mapping
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from coordinator.exports.table import Entry
 from coordinator.library import OpenRelease
+from coordinator.review.standing import Standing, State
 
 Mask = npt.NDArray[np.bool_]
 _MADE: WeakKeyDictionary[OpenRelease, Columns] = WeakKeyDictionary()
@@ -33,6 +34,9 @@ class Columns:
         self._site = {
             s: np.array([s in e.sites for e in entries]) for s in {s for e in entries for s in e.sites}
         }
+        self.mapped = sum(bool(e.standard_code) for e in release.map.mappings)
+        self.clusters = np.array(sorted(release.clusters), dtype=np.int64)
+        self.sizes = np.array([len(release.clusters[int(n)]) for n in self.clusters], dtype=np.int64)
         self.given = np.array([e.given for e in entries], dtype=bool)
 
     def everything(self) -> Mask:
@@ -51,6 +55,18 @@ class Columns:
         """Rows of codes that this site released."""
         return self._site.get(name, np.zeros(len(self.codes), dtype=bool))
 
+    def of_state(self, state: State, standings: Mapping[str, Standing]) -> Mask:
+        """Rows of codes whose review stands at `state`; most are open because nobody has said anything."""
+        listed = [
+            c for c, s in standings.items() if (s.state != "open" if state == "open" else s.state == state)
+        ]
+        mask = np.zeros(len(self.codes), dtype=bool)
+        for code in listed:
+            row = bisect_left(self.codes, code)
+            if row < len(self.codes) and self.codes[row] == code:
+                mask[row] = True
+        return ~mask if state == "open" else mask
+
     def of_standard(self, code: str) -> Mask:
         """Rows with this standard code; "" for those without one."""
         return _among(self.standard, self._standard, [code])
@@ -67,18 +83,7 @@ def columns_of(release: OpenRelease) -> Columns:
 def warm(release: OpenRelease) -> None:
     """Make everything that questions are answered from, so that no reader waits for it."""
     columns_of(release)
-    _ = release.entries, release.clusters, release.sources, sorted_clusters(release)
-
-
-def sorted_clusters(release: OpenRelease) -> tuple[tuple[int, tuple[Entry, ...]], ...]:
-    """Clusters by number."""
-    found = _SORTED.get(release)
-    if found is None:
-        found = _SORTED[release] = tuple(sorted(release.clusters.items()))
-    return found
-
-
-_SORTED: WeakKeyDictionary[OpenRelease, tuple[tuple[int, tuple[Entry, ...]], ...]] = WeakKeyDictionary()
+    _ = release.entries, release.clusters, release.sources, release.texts
 
 
 def _numbered(values: Iterable[str]) -> tuple[npt.NDArray[np.int32], dict[str, int]]:

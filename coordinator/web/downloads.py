@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from coordinator.exports import FORMATS
 from coordinator.web import models as m
 from coordinator.web.access import require
-from coordinator.web.exported import Exports, media_type
+from coordinator.web.exported import MEDIA, Exports, media_type
 from coordinator.web.problems import ServiceError
 from coordinator.web.ranged import Download, send_file
 from coordinator.web.reading import Opened, Reading, VersionPath, number_of
@@ -20,9 +20,10 @@ from protocol.canonical import file_digest
 from protocol.published import MANIFEST
 
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("analyst"))], tags=["downloads"])
+_KINDS: dict[str, Any] = {kind: {} for kind in ("application/octet-stream", *MEDIA.values())}
 BYTES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The file.", "content": {"application/octet-stream": {}}},
-    206: {"description": "The part that Range asked for.", "content": {"application/octet-stream": {}}},
+    200: {"description": "The file.", "content": _KINDS},
+    206: {"description": "The part that Range asked for.", "content": _KINDS},
     304: {"description": "Unchanged: If-None-Match names its ETag, which is its SHA-256."},
 }
 

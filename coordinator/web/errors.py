@@ -24,16 +24,18 @@ def add_handlers(app: FastAPI) -> None:
     """Make every error an answer that says what, why and what to do; none shows a traceback."""
     app.state.error_page = None
 
+    @app.exception_handler(ServiceError)
+    async def refused(request: Request, error: ServiceError) -> Response:
+        return _answer(request, error)
+
     @app.exception_handler(FederationError)
     async def federation(request: Request, error: FederationError) -> Response:
-        headers = error.headers if isinstance(error, ServiceError) else {}
         home = str(request.app.state.home.folder)
         # Where the coordinator's files lie is no reader's business.
         what, why, do = (
             text.replace(home, "the coordinator's home") for text in (error.what, error.why, error.do)
         )
-        plain = FederationError(what, why=why, do=do)
-        return _answer(request, problem_of(plain, status_of(error)), headers)
+        return _answer(request, ServiceError(status_of(error), what, why=why, do=do))
 
     @app.exception_handler(NotModified)
     async def not_modified(_request: Request, had: NotModified) -> Response:
@@ -41,28 +43,28 @@ def add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def validation(request: Request, error: RequestValidationError) -> Response:
-        return _answer(request, _not_valid(error), {})
+        return _answer(request, _not_valid(error))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:
+        if isinstance(error.__cause__, ServiceError):
+            # FastAPI wraps what the gate raises while the body arrives.
+            return _answer(request, error.__cause__)
         what = {404: "There is nothing at this address", 405: f"This address does not take {request.method}"}
-        raised = ServiceError(error.status_code, what.get(error.status_code, str(error.detail)[:200]))
-        return _answer(request, problem_of(raised, error.status_code), dict(error.headers or {}))
+        said = what.get(error.status_code, str(error.detail)[:200])
+        return _answer(request, ServiceError(error.status_code, said, headers=error.headers))
 
-    @app.exception_handler(Exception)
-    async def unforeseen(request: Request, _error: Exception) -> Response:
-        raised = ServiceError(
-            500,
-            "The service has made a mistake",
-            do="Tell the coordinator; the service's log has the details",
-        )
-        return _answer(request, problem_of(raised, 500), {})
+
+def unforeseen(request: Request) -> Response:
+    """The answer to a request that met a mistake of this software; it says nothing of the mistake."""
+    said = "The service has made a mistake"
+    return _answer(
+        request, ServiceError(500, said, do="Tell the coordinator; what it printed has the details")
+    )
 
 
 def status_of(error: FederationError) -> int:
     """The status of HTTP for an error of this software."""
-    if isinstance(error, ServiceError):
-        return error.status
     if isinstance(error, RoundError):
         return 409
     if isinstance(error, ProtocolError):
@@ -70,7 +72,8 @@ def status_of(error: FederationError) -> int:
     return 422 if isinstance(error, UsageError) else 500
 
 
-def _answer(request: Request, problem: Problem, headers: dict[str, str]) -> Response:
+def _answer(request: Request, error: ServiceError) -> Response:
+    problem, headers = problem_of(error.said, error.status), error.headers
     path = request.url.path
     page: ErrorPage | None = request.app.state.error_page
     if path.startswith(("/api/", "/fhir/")) or "text/html" not in request.headers.get("accept", ""):
@@ -86,12 +89,9 @@ def _answer(request: Request, problem: Problem, headers: dict[str, str]) -> Resp
     return response
 
 
-def _not_valid(error: RequestValidationError) -> Problem:
+def _not_valid(error: RequestValidationError) -> ServiceError:
     """Which fields are wrong; what was sent is not repeated."""
     found = [f"{'.'.join(str(p)[:60] for p in e['loc'])}: {e['msg'][:200]}" for e in error.errors()[:_SHOWN]]
-    return problem_of(
-        ServiceError(
-            422, "The request is not valid", why="; ".join(found), do="/openapi.json describes what is taken"
-        ),
-        422,
+    return ServiceError(
+        422, "The request is not valid", why="; ".join(found), do="/openapi.json describes what is taken"
     )

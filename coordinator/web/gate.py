@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.requests import cookie_parser
+from starlette.requests import Request, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.tables import utc_now
 from coordinator.web.access import ANONYMOUS, Access, Person, not_signed_in, too_many
+from coordinator.web.errors import unforeseen
 from coordinator.web.fresh import Fresh
 from coordinator.web.limits import Buckets
 from coordinator.web.problems import ServiceError, error_response
@@ -44,6 +46,7 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _STEADY = 600.0
 """Seconds that sending an answer may take: a download over a slow line is no attack."""
 
+_LOGGER = logging.getLogger("uvicorn.error")
 Log = Callable[[dict[str, Any]], None]
 
 
@@ -94,6 +97,12 @@ class Gate:
             await self._answered(scope, body, answer)
         except ServiceError as error:
             await self._refuse(error, scope, receive, answer)
+        except Exception:
+            if answer.status:
+                raise
+            # Here rather than in Starlette's outermost handler, whose answers would come without our headers.
+            _LOGGER.exception("A request of %s failed", _route(scope))
+            await unforeseen(Request(scope))(scope, receive, answer)
         finally:
             self._record(scope, answer, time.perf_counter() - began)
 
@@ -111,6 +120,9 @@ class Gate:
                 f"No answer was found in {self.settings.request_seconds:g} s",
                 do="Ask for less, or try again",
             ) from None
+        finally:
+            # What is answered from here on has no such clock.
+            answer.when_begun = None
 
     async def _refuse(self, error: ServiceError, scope: Scope, receive: Receive, answer: _Answer) -> None:
         if answer.status:
@@ -208,11 +220,10 @@ class Gate:
         if self._log is None:
             return
         access: Access | None = scope.get("state", {}).get("access")
-        route = scope.get("route")
         record = {
             "method": scope["method"],
             # The pattern, not the path: what somebody looks up is theirs.
-            "route": getattr(route, "path", "") if route is not None else "",
+            "route": _route(scope),
             "status": answer.status,
             "bytes": answer.bytes,
             "ms": round(seconds * 1000, 1),
@@ -278,6 +289,11 @@ class _Body:
         return ServiceError(
             413, f"The body is larger than {self._settings.body_bytes:,} bytes", do="Send it in parts"
         )
+
+
+def _route(scope: Scope) -> str:
+    """The pattern that the path fits; "" for none."""
+    return str(getattr(scope.get("route"), "path", ""))
 
 
 def _line(address: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 from coordinator.exports.table import Entry
 from coordinator.library import OpenRelease, Version
@@ -13,6 +13,16 @@ from coordinator.mapping import Candidate
 
 CODE = "ICD10CM:E11.9"
 _LONGEST_NAME = 500
+
+
+def plain(text: str) -> str:
+    """JSON can say half of a character, which nothing can write down."""
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise ValueError("half of a character (a lone surrogate)")
+    return text
+
+
+PlainText = Annotated[str, AfterValidator(plain)]
 
 
 class ReleaseLine(BaseModel):
@@ -76,8 +86,12 @@ class ReleaseFacts(ReleaseLine):
     systems: list[System] = Field(description="Code systems of the study.")
 
     @classmethod
-    def of_open(cls, version: Version, release: OpenRelease) -> ReleaseFacts:
-        """From the library's."""
+    def of_open(cls, version: Version, release: OpenRelease, *, mapped: int) -> ReleaseFacts:
+        """From the library's.
+
+        Args:
+            mapped: codes outside the standard system that have a standard code.
+        """
         study, published = release.map.study, release.map
         systems = [
             System(
@@ -94,7 +108,7 @@ class ReleaseFacts(ReleaseLine):
             title=study.title,
             licence=study.licence,
             codes=release.manifest.codes,
-            mapped=sum(bool(e.standard_code) for e in published.mappings),
+            mapped=mapped,
             clusters=release.manifest.clusters,
             dimension=int(release.index.vectors.shape[1]),
             software=release.manifest.software,
@@ -311,8 +325,10 @@ class VectorQuery(BaseModel):
         json_schema_extra={"example": [0.1, 0.2]},
     )
     k: int = Field(10, ge=1, le=200, description="How many.")
-    systems: list[str] = Field([], max_length=200, description="Prefixes to which hits are limited.")
-    categories: list[str] = Field([], max_length=200, description="Categories to which hits are limited.")
+    systems: list[PlainText] = Field([], max_length=200, description="Prefixes to which hits are limited.")
+    categories: list[PlainText] = Field(
+        [], max_length=200, description="Categories to which hits are limited."
+    )
 
 
 class TextHit(BaseModel):
@@ -353,7 +369,7 @@ class Translations(BaseModel):
 class TranslateQuery(BaseModel):
     """Codes to translate."""
 
-    codes: list[str] = Field(min_length=1, max_length=1000, examples=[["NORTH:dm2"]])
+    codes: list[PlainText] = Field(min_length=1, max_length=1000, examples=[["NORTH:dm2"]])
     reverse: bool = Field(
         False, description="From standard codes back to all the codes that are mapped to them."
     )

@@ -67,6 +67,9 @@ def _made(app: FastAPI) -> dict[str, Any]:
     for path, operations in made["paths"].items():
         for operation in operations.values():
             _with_errors(path, operation)
+        if "post" in operations:
+            responses = operations["post"]["responses"]
+            responses["400"] = {**responses["422"], "description": "The body cannot be read."}
     return made
 
 
@@ -78,8 +81,6 @@ def _with_errors(path: str, operation: dict[str, Any]) -> None:
         operation["security"] = [{"token": []}]
     schema = {"type": "object"} if is_fhir else {"$ref": f"{_REF}Problem"}
     said = {s: t for s, t in _SAID.items() if not is_health or s in _HEALTH}
-    if is_fhir:
-        said[400] = "The body is no Parameters resource."
     if "/files/" in path or "/exports/" in path or path == "/fhir/ConceptMap/{id}":
         said |= {412: "If-Match names another ETag.", 416: "The file has no such range."}
     for status, description in sorted(said.items()):

@@ -49,8 +49,8 @@ class Problem(BaseModel):
     do: str = Field("", description="What to do next.")
 
 
-class ServiceError(FederationError):
-    """A request that the service refuses.
+class ServiceError(Exception):
+    """A request that the service refuses. It has a status rather than an exit code, and is none of the command line's errors.
 
     Args:
         status: of HTTP.
@@ -63,7 +63,8 @@ class ServiceError(FederationError):
     def __init__(
         self, status: int, what: str, *, why: str = "", do: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
-        super().__init__(what, why=why, do=do)
+        self.said = FederationError(what, why=why, do=do)
+        super().__init__(str(self.said))
         self.status, self.headers = status, dict(headers or {})
 
 
@@ -107,7 +108,7 @@ def problem_response(
 
 def error_response(error: ServiceError, path: str) -> JSONResponse:
     """The answer to a request that never came to an endpoint."""
-    return problem_response(problem_of(error, error.status), error.headers, path=path)
+    return problem_response(problem_of(error.said, error.status), error.headers, path=path)
 
 
 _ISSUE = {

@@ -13,13 +13,15 @@ from starlette.concurrency import run_in_threadpool
 
 from coordinator.exports.table import Entry
 from coordinator.library import OpenRelease, Version
+from coordinator.review.standing import State
 from coordinator.version import SOFTWARE
 from coordinator.web import models as m
 from coordinator.web.access import require
-from coordinator.web.columns import columns_of, sorted_clusters
+from coordinator.web.columns import columns_of
 from coordinator.web.cursors import read_cursor, write_cursor
 from coordinator.web.problems import NotModified, ServiceError
 from coordinator.web.shelf import Shelf
+from protocol.codeindex import EXACT_ROWS
 from protocol.errors import UsageError
 
 router = APIRouter(prefix="/api/v1", dependencies=[Depends(require("analyst"))])
@@ -89,6 +91,8 @@ async def unchanging(
     request: Request, response: Response, reading: Annotated[Reading, Depends(opened)]
 ) -> Reading:
     """A version whose answer depends on nothing else: it has an ETag, and is not computed for who has it."""
+    if "state" in request.query_params:
+        return reading  # which depends on reviewers as well
     asked = f"{reading.version.digest} {SOFTWARE} {request.url.path}?{request.url.query}"
     etag = f'W/"{hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest()[:32]}"'
     if etag in request.headers.get("if-none-match", ""):
@@ -114,7 +118,7 @@ async def releases(request: Request) -> m.ReleaseList:
 @router.get("/releases/{version}", tags=["releases"])
 async def release(reading: Unchanging) -> m.ReleaseFacts:
     """One version: what it holds, and what it was made from."""
-    return m.ReleaseFacts.of_open(reading.version, reading.release)
+    return m.ReleaseFacts.of_open(reading.version, reading.release, mapped=columns_of(reading.release).mapped)
 
 
 # --- Mappings ------------------------------------------------------------------------------------------
@@ -122,6 +126,7 @@ async def release(reading: Unchanging) -> m.ReleaseFacts:
 
 @router.get("/releases/{version}/mappings", tags=["mappings"])
 async def mappings(
+    request: Request,
     reading: Unchanging,
     system: Systems = [],  # noqa: B006 - FastAPI copies it
     category: Categories = [],  # noqa: B006
@@ -138,6 +143,9 @@ async def mappings(
     ] = None,
     at_least: Annotated[float, Query(ge=0, le=1, description="Smallest probability.")] = 0.0,
     at_most: Annotated[float, Query(ge=0, le=1, description="Largest probability.")] = 1.0,
+    state: Annotated[
+        State | None, Query(description="Only codes outside the standard system whose review stands here.")
+    ] = None,
     cursor: Cursor = "",
     limit: Limit = 100,
 ) -> m.MappingPage:
@@ -159,8 +167,21 @@ async def mappings(
         mask &= columns.given == given
     if at_least > 0.0 or at_most < 1.0:
         mask &= (columns.probability >= at_least) & (columns.probability <= at_most)
+    if state is not None:
+        mask &= columns.of_state(state, await request.app.state.standings.get())
+        mask &= ~columns.of_system([reading.release.map.study.standard])
     rows = np.flatnonzero(mask)
-    filters = [sorted(system), sorted(category), standard_code, cluster, site, given, at_least, at_most]
+    filters = [
+        sorted(system),
+        sorted(category),
+        standard_code,
+        cluster,
+        site,
+        given,
+        at_least,
+        at_most,
+        state,
+    ]
     digest, start = reading.version.digest, 0
     if cursor:
         last = read_cursor(cursor, digest, filters)
@@ -187,13 +208,13 @@ async def clusters(
 ) -> m.ClusterPage:
     """The clusters of synonyms, by number."""
     digest, filters = reading.version.digest, ["clusters", smallest]
-    last = -1
+    columns, start = columns_of(reading.release), 0
+    held = columns.clusters[columns.sizes >= smallest]
     if cursor:
-        text = read_cursor(cursor, digest, filters)
-        last = int(text) if text.isdigit() else -1
-    held = [c for c in sorted_clusters(reading.release) if len(c[1]) >= smallest]
-    start = bisect_right(held, last, key=lambda c: c[0])
-    shown = held[start : start + limit]
+        last = read_cursor(cursor, digest, filters)
+        # Whoever knows the version can write a cursor of their own.
+        start = int(np.searchsorted(held, int(last[:18]) if last.isdecimal() else -1, side="right"))
+    shown = [(int(n), reading.release.clusters[int(n)]) for n in held[start : start + limit]]
     standard = reading.release.map.study.standard
     return m.ClusterPage(
         version=reading.number,
@@ -246,7 +267,8 @@ async def neighbours(
 @router.post("/releases/{version}/neighbours", tags=["search"])
 async def neighbours_of_vector(reading: Opened, query: m.VectorQuery) -> m.Neighbours:
     """The codes whose vectors have the largest cosine with a vector of yours."""
-    vector = np.array(query.vector, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        vector = np.array(query.vector, dtype=np.float32)
     if not np.isfinite(vector).all() or not np.any(vector):
         raise ServiceError(
             422, "The vector has no direction", why="it is zero, or larger than a float can say"
@@ -258,7 +280,11 @@ async def _nearest(
     reading: Reading, query: Any, k: int, systems: list[str], categories: list[str]
 ) -> m.Neighbours:
     release = reading.release
-    hits = await run_in_threadpool(release.neighbours, query, k, systems=systems, categories=categories)
+    if release.index.hnsw is not None or len(release.index.codes) <= EXACT_ROWS:
+        # Well under a millisecond: handing it to another thread would take longer.
+        hits = release.neighbours(query, k, systems=systems, categories=categories)
+    else:
+        hits = await run_in_threadpool(release.neighbours, query, k, systems=systems, categories=categories)
     items = []
     for hit in hits:
         e = release.entries[hit.code]
@@ -281,7 +307,8 @@ async def search(
     category: Categories = [],  # noqa: B006
 ) -> m.TextHits:
     """The codes that a text fits best."""
-    found = await run_in_threadpool(reading.release.find, text, k, systems=system, categories=category)
+    # A few milliseconds of Python: in another thread it would hold up all other answers for longer than here.
+    found = reading.release.find(text, k, systems=system, categories=category)
     return m.TextHits(
         version=reading.number,
         items=[m.TextHit(code=f.code, name=m.short(f.name), score=f.score, where=f.where) for f in found],

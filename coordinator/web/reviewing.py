@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from coordinator.review.record import MAX_COMMENT, MAX_REVIEWERS, Decision, PersonName
@@ -34,17 +34,17 @@ StateFilter = Literal["open", "accepted", "rejected", "unsure", "conflict", "all
 class DecisionQuery(BaseModel):
     """A verdict on one code."""
 
-    code: str = Field(
+    code: m.PlainText = Field(
         max_length=600, examples=["NORTH:dm2"], description="A code outside the standard system."
     )
-    target: str = Field(
+    target: m.PlainText = Field(
         "",
         max_length=600,
         examples=[m.CODE],
         description="The standard code that is right or wrong; empty with accept: no standard code is right.",
     )
     verdict: Verdict
-    comment: str = Field("", max_length=MAX_COMMENT, description="Why.")
+    comment: m.PlainText = Field("", max_length=MAX_COMMENT, description="Why.")
     relation: Literal["", "exact", "broad", "narrow", "close"] = Field(
         "", description="What the target is to the code, where it is accepted."
     )
@@ -56,25 +56,27 @@ class DecisionQuery(BaseModel):
 class AdjudicationQuery(BaseModel):
     """The end of a conflict."""
 
-    code: str = Field(max_length=600, examples=["NORTH:dm2"])
-    target: str = Field("", max_length=600, examples=[m.CODE])
+    code: m.PlainText = Field(max_length=600, examples=["NORTH:dm2"])
+    target: m.PlainText = Field("", max_length=600, examples=[m.CODE])
     verdict: Verdict
-    comment: str = Field("", max_length=MAX_COMMENT)
+    comment: m.PlainText = Field("", max_length=MAX_COMMENT)
     version: int | None = Field(None, ge=1, le=10**9)
 
 
 class CommentQuery(BaseModel):
     """A comment."""
 
-    code: str = Field(max_length=600, examples=["NORTH:dm2"])
-    text: str = Field(min_length=1, max_length=MAX_COMMENT)
+    code: m.PlainText = Field(max_length=600, examples=["NORTH:dm2"])
+    text: m.PlainText = Field(min_length=1, max_length=MAX_COMMENT)
 
 
 class AssignmentQuery(BaseModel):
     """Codes for reviewers, each blind to what the others say; nobody ends the assignment."""
 
-    codes: list[str] = Field(min_length=1, max_length=1000)
-    reviewers: list[PersonName] = Field(max_length=MAX_REVIEWERS, examples=[["ada", "ben"]])
+    codes: list[m.PlainText] = Field(min_length=1, max_length=1000)
+    reviewers: list[Annotated[PersonName, AfterValidator(m.plain)]] = Field(
+        max_length=MAX_REVIEWERS, examples=[["ada", "ben"]]
+    )
 
 
 class UndoQuery(BaseModel):

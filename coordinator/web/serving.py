@@ -7,6 +7,7 @@ import ipaddress
 import json
 import logging
 import ssl
+import sys
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -28,6 +29,7 @@ _START_SECONDS = 600.0
 _LOG_BYTES, _LOGS = 20 << 20, 5
 _HEAD_SECONDS = 10.0
 _CONNECTIONS = 1000
+_SWITCH_SECONDS = 0.0005
 
 
 class PatientProtocol(HttpToolsProtocol):
@@ -78,11 +80,11 @@ class WebService:
             UsageError: the certificate cannot be read, or somebody else has the port.
             FederationError: it does not start.
         """
-        app = create_app(
+        self.app: FastAPI = create_app(
             self.home, settings=self.settings, log=access_log(self.home.folder / "web-access.jsonl")
         )
         config = uvicorn.Config(
-            app,
+            self.app,
             host=self.settings.listen,
             port=self.settings.port,
             http=PatientProtocol,
@@ -91,18 +93,21 @@ class WebService:
             proxy_headers=False,
             server_header=False,
             access_log=False,
-            log_level="warning",
+            # A warning for each line that is no HTTP would let anybody fill the log.
+            log_level="error",
             limit_concurrency=_CONNECTIONS,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,
             backlog=1024,
         )
         config.load()
+        # A search in a thread holds the interpreter for an interval each time that the event loop lets go of it.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         if self.settings.certificate:
             config.ssl = self._tls()
-        self._listen(config, app)
+        self._listen(config)
 
-    def _listen(self, config: uvicorn.Config, app: FastAPI) -> None:
+    def _listen(self, config: uvicorn.Config) -> None:
         try:
             socket = config.bind_socket()
         except SystemExit:
@@ -119,7 +124,7 @@ class WebService:
         while not server.started and self._thread.is_alive() and waited < _START_SECONDS:
             self._thread.join(0.05)
             waited += 0.05
-        if trouble := app.state.shelf.trouble:
+        if trouble := self.app.state.shelf.trouble:
             err.print(f"The newest version cannot be served: {trouble}", markup=False)
         if not server.started:
             self.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from datetime import datetime
 
 from starlette.concurrency import run_in_threadpool
@@ -84,6 +85,9 @@ class Shelf:
     def _read(self, version: Version) -> OpenRelease:
         release = self.library.open(version.number)
         warm(release)
+        # Millions of rows and names hold no cycles: the collector would stop the service for seconds to find that out.
+        gc.collect()
+        gc.freeze()
         # As many as the library holds; the one opened first goes first.
         self._open[version.digest] = release
         while len(self._open) > 4:

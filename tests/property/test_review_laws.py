@@ -28,7 +28,7 @@ def record(number: int, **fields: object) -> Decision:
         at=datetime(2026, 1, 1, tzinfo=UTC),
         code=CODE,
         signer=SIGNER,
-        **fields,  # type: ignore[arg-type]
+        **fields,
     )
 
 
@@ -49,8 +49,10 @@ def decisions(draw: st.DrawFn, people: Sequence[str] = PEOPLE) -> dict[str, obje
 def histories(draw: st.DrawFn) -> list[Decision]:
     """Any records that the log can hold: undo takes back what comes before it and is live."""
     found: list[Decision] = []
-    for number in range(1, draw(st.integers(0, 12)) + 1):
-        kinds = ["decide", "decide", "decide", "comment", "assign", "adjudicate"] + (["undo"] if found else [])
+    for _ in range(draw(st.integers(0, 12))):
+        kinds = ["decide", "decide", "decide", "comment", "assign", "adjudicate"] + (
+            ["undo"] if found else []
+        )
         kind = draw(st.sampled_from(kinds))
         actor = draw(st.sampled_from(PEOPLE))
         fields: dict[str, object]
@@ -59,7 +61,11 @@ def histories(draw: st.DrawFn) -> list[Decision]:
         elif kind == "adjudicate":
             fields = {**draw(decisions()), "kind": "adjudicate"}
         elif kind == "assign":
-            fields = {"kind": kind, "actor": actor, "reviewers": tuple(draw(st.sets(st.sampled_from(PEOPLE))))}
+            fields = {
+                "kind": kind,
+                "actor": actor,
+                "reviewers": tuple(draw(st.sets(st.sampled_from(PEOPLE)))),
+            }
         elif kind == "comment":
             fields = {"kind": kind, "actor": actor, "comment": f"{actor} thinks"}
         else:
@@ -111,10 +117,8 @@ def test_the_order_of_independent_reviewers_does_not_matter(
     one: list[dict[str, object]], other: list[dict[str, object]], turns: list[bool], assigned: bool
 ) -> None:
     first = [{"kind": "assign", "actor": "carla", "reviewers": ("ann", "bob")}] if assigned else []
-    mixed, rest = [], [list(one), list(other)]
-    for turn in turns:
-        if rest[turn]:
-            mixed.append(rest[turn].pop(0))
+    rest = [list(one), list(other)]
+    mixed = [rest[turn].pop(0) for turn in turns if rest[turn]]
     mixed += rest[0] + rest[1]
     orders = (first + one + other, first + other + one, first + mixed)
     found = [standing_of(CODE, [record(i + 1, **f) for i, f in enumerate(order)]) for order in orders]
@@ -145,7 +149,7 @@ def test_what_is_settled_is_no_contradiction(records: list[Decision]) -> None:
     if found.state == "accepted":
         assert found.target not in found.wrong
     elif found.state == "rejected":
-        assert found.target == found.wrong[0]
+        assert found.target in found.wrong
     else:
         assert not found.wrong
     if found.assigned and found.adjudication is None:

@@ -10,6 +10,7 @@ from coordinator.scoring.curve import (
     Bin,
     calibration_curve,
     calibration_error,
+    calibration_interval,
     debiased_calibration_error,
     debiased_squared_error,
     wilson,
@@ -106,3 +107,36 @@ def test_what_is_calibrated_is_shown_so_and_what_is_not_is_not() -> None:
 def test_what_is_no_sample_is_refused(p: list[float], right: list[bool]) -> None:
     with pytest.raises(ValueError, match=r"go with|outside"):
         calibration_curve(p, right)
+
+
+def test_the_interval_of_the_error_holds_it() -> None:
+    """Twenty samples of a gap of .1: the interval misses it once in twenty times, on average."""
+    held = 0
+    for seed in range(20):
+        p, right = drawn(np.random.default_rng(seed), 2000, shift=0.1)
+        low, high = calibration_interval(p, right, draws=200)
+        held += low <= 0.1 <= high
+    assert held >= 17
+
+
+def test_what_is_calibrated_has_an_interval_that_begins_near_zero() -> None:
+    lows = [calibration_interval(*drawn(np.random.default_rng(s), 2000), draws=100)[0] for s in range(10)]
+    assert np.mean(lows) < 0.01
+
+
+def test_groups_that_share_their_error_widen_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(10), 300)
+    p = rng.uniform(0.2, 0.8, 3000)
+    right = rng.random(3000) < p + rng.normal(0, 0.1, 10)[group]
+    alone, together = (
+        calibration_interval(p, right, draws=300),
+        calibration_interval(p, right, groups=group, draws=300),
+    )
+    assert together[1] - together[0] > 1.5 * (alone[1] - alone[0])
+    assert together == calibration_interval(p, right, groups=group, draws=300)
+
+
+def test_an_interval_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="go with"):
+        calibration_interval([0.5], [])

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,11 +23,18 @@ from coordinator.client import Release, UnverifiedWarning, load_release
 from coordinator.client import remote as remote_module
 from coordinator.config import Home
 from coordinator.library import Library
+from coordinator.reviewed import Reviewed
+from coordinator.store import Store
+from coordinator.web.serving import WebService
+from coordinator.web.settings import WebSettings
+from coordinator.web.tokens import Tokens
 from protocol.errors import EnvelopeError, ProtocolError, UsageError
 from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import Invitation
 from tests.hub import Hub, releases
 from tests.unit.test_withdrawal import leave
+
+NOW = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +210,20 @@ def test_neighbours_are_those_of_the_vectors(release: Release) -> None:
         release.neighbours("WEST:3", systems=["NONE"])
 
 
+def test_what_people_say_stands_apart(home: Home) -> None:
+    opened = Library(home).open(2)
+    said = Reviewed(
+        "WEST:9", "ICD10CM:C01", "accept", "accepted", "exact", 2, ("reviewer-1", "reviewer-2"), False, NOW
+    )
+    told = Release(replace(opened, map=replace(opened.map, reviews={"WEST:9": (said,)})), verified=True)
+    found, plain = told.translate("WEST:9"), Release(opened, verified=True).translate("WEST:9")
+    assert (found.reviews, plain.reviews) == ((said,), ())
+    assert replace(found, reviews=()) == plain
+    assert "accept ICD10CM:C01" in found._repr_html_()
+    states = told.to_pandas().set_index("code")["review"]
+    assert (states["WEST:9"], states["WEST:8"]) == ("accepted", "")
+
+
 def test_search_and_cluster(release: Release) -> None:
     assert release.search("C03", 1)[0].code == "ICD10CM:C03"
     members = release.cluster("WEST:3")
@@ -237,8 +260,6 @@ def test_compare(home: Home, release: Release) -> None:
 
 
 def test_what_a_notebook_shows_has_no_markup_of_others(release: Release) -> None:
-    from dataclasses import replace
-
     evil = replace(
         release.translate("WEST:9"), name="<script>alert(1)</script>", target_name="<img src=x onerror=y>"
     )
@@ -435,6 +456,26 @@ def test_an_endless_answer_ends(
     monkeypatch.setattr(remote_module, "_MOST_LISTED", 10)
     with pytest.raises(ProtocolError, match="too large"):
         load_release(service.url, trust=keys_of(home), cache=tmp_path)
+
+
+def test_the_coordinator_s_own_service(home: Home, tmp_path: Path) -> None:
+    """The real one: what it publishes is loaded with a token, and refused without."""
+    shutil.copytree(home.folder, tmp_path / "hub")
+    hub = Home(tmp_path / "hub")
+    token = Tokens(Store(hub.database_url)).add("ada", "analyst")
+    running = WebService(hub, settings=WebSettings(port=0))
+    running.start()
+    try:
+        trust = keys_of(home).fingerprint
+        found = load_release(running.url, trust=trust, token=token, cache=tmp_path / "cache")
+        older = load_release(running.url, trust=trust, token=token, cache=tmp_path / "cache", version=1)
+        with pytest.raises(ProtocolError, match="SMILE_TOKEN") as caught:
+            load_release(running.url, trust=trust, cache=tmp_path / "cache")
+    finally:
+        running.stop()
+    assert "You have not signed in" in str(caught.value)
+    assert (found.version, older.version) == (2, 1)
+    assert found.translate("WEST:0") == load_release(home.folder).translate("WEST:0")
 
 
 def test_vectors_are_copies(release: Release) -> None:

@@ -18,6 +18,7 @@ from coordinator.demo import codesystems
 from coordinator.demo.abbreviate import HABITS, abbreviate
 from coordinator.demo.codesystems import COMMON, HOSPITAL, choose_concepts, load_code_systems
 from coordinator.demo.consortium import NAMES, SCHEMA, Consortium, generate, site_name
+from coordinator.demo.inputs import generated
 from coordinator.demo.medicine import make_hospital, make_medicine
 from coordinator.demo.patients import draw_patients
 from protocol.errors import UsageError
@@ -324,3 +325,14 @@ def test_missing_code_systems_are_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("coordinator.demo.codesystems.resources.files", absent)
     with pytest.raises(UsageError, match=r"smile-federation\[demo\]"):
         generate(tmp_path)
+
+
+def test_the_titles_of_a_demo_are_those_of_public_systems(tmp_path: Path) -> None:
+    found = generated(tmp_path, sites=3, patients=60, seed=0)
+    assert found.titles is not None
+    rows = csv.DictReader(found.titles.open(encoding="utf-8", newline=""))
+    named = {(r["system"], r["code"]): r["title"] for r in rows}
+    assert {system for system, _ in named} == {"ICD10CM", "ICD9CM"}  # and none of a site's own
+    assert all(named.values())
+    used = pq.read_table(found.files["north"].events, columns=["system", "code"]).to_pylist()
+    assert {(r["system"], r["code"]) for r in used} <= named.keys()

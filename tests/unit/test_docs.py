@@ -8,18 +8,19 @@ import importlib
 import inspect
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import BaseModel
 
-from coordinator.exports.tables import clusters_table
+from coordinator.exports.tables import clusters_table, evidence_table
 from coordinator.index import write_index
 from coordinator.mapping import Mapping, MappingSet
 from protocol import errors
@@ -28,6 +29,7 @@ from protocol.errors import FederationError
 from protocol.keylist import KeyVersion
 from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import (
+    BackgroundSource,
     Enrolment,
     Invitation,
     Policy,
@@ -295,6 +297,7 @@ WIRE_MODELS: tuple[type[BaseModel], ...] = (
     PublishedManifest,
     SiteSummary,
     Tombstone,
+    BackgroundSource,
     KeyVersion,
     KeyReceipt,
     Enrolment,
@@ -346,11 +349,20 @@ def test_the_python_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest
         exec(compile(text, f"{name_of(page)}, example {number}", "exec"), space)  # noqa: S102
 
 
-def test_the_columns_of_the_clusters_are_documented() -> None:
+@pytest.mark.parametrize(("name", "table"), [("clusters", clusters_table), ("evidence", evidence_table)])
+def test_the_columns_of_the_tables_are_documented(name: str, table: Callable[[MappingSet], pa.Table]) -> None:
     section = re.split(r"^## ", MAP_PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    page = next(s for s in section if s.startswith("`clusters.parquet`"))
-    columns = clusters_table(MappingSet((), np.zeros((0, 2), np.float32))).column_names
+    page = next(s for s in section if s.startswith(f"`{name}.parquet`"))
+    columns = table(MappingSet((), np.zeros((0, 2), np.float32))).column_names
     assert re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE) == columns
+
+
+SMALL_STUDY = {
+    "id": "small",
+    "sites": ["north"],
+    "standard": "ICD10CM",
+    "code_systems": [{"prefix": "ICD10CM"}, {"prefix": "SOUTH"}],
+}
 
 
 def _small_release(folder: Path) -> None:
@@ -375,8 +387,9 @@ def _small_release(folder: Path) -> None:
         for i, c in enumerate(codes)
     )
     pq.write_table(clusters_table(MappingSet(rows, vectors)), release / "clusters.parquet")
+    pq.write_table(evidence_table(MappingSet(rows, vectors)), release / "evidence.parquet")
     manifest = PublishedManifest(
-        study={},
+        study=SMALL_STUDY,
         study_digest="0" * 64,
         round="r1",
         version=1,

@@ -130,13 +130,13 @@ def test_known_pairs_are_believed_and_their_opposites_too() -> None:
     truth = LOCAL | OTHER
     missed = [r for r in wrong if r.standard_code != truth[r.code]]
     told = pairs(*((r.code, truth[r.code], True, 1.0) for r in missed))
-    better = fit_releases(releases, spec(), background=Background(told))
+    better = fit_releases(releases, spec(), background=Background(told, "ab" * 32))
     now = {r.code: r.standard_code for r in better.mappings.rows}
     assert np.mean([now[r.code] == truth[r.code] for r in missed]) > 0.6
     denied = pairs(*((r.code, r.standard_code, False, 1.0) for r in missed))
     other = {
         r.code: r.standard_code
-        for r in fit_releases(releases, spec(), background=Background(denied)).mappings.rows
+        for r in fit_releases(releases, spec(), background=Background(denied, "ab" * 32)).mappings.rows
     }
     assert np.mean([other[r.code] != r.standard_code for r in missed]) > 0.6
 
@@ -144,7 +144,9 @@ def test_known_pairs_are_believed_and_their_opposites_too() -> None:
 def test_known_pairs_reach_the_variational_fit() -> None:
     fit = spec().fit.model_copy(update={"method": "variational", "iterations": 5})
     told = pairs(*((f"SOUTH:{i}", f"ICD10CM:{i}", True, 1.0) for i in range(24, N)))
-    found = fit_releases(consortium(24), spec().model_copy(update={"fit": fit}), background=Background(told))
+    found = fit_releases(
+        consortium(24), spec().model_copy(update={"fit": fit}), background=Background(told, "ab" * 32)
+    )
     right_ = [
         r.standard_code == LOCAL[r.code] for r in found.mappings.rows if not r.given and r.code in LOCAL
     ]
@@ -187,11 +189,8 @@ def test_a_fit_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None:
     save_fit(tmp_path / "fit.safetensors", found, releases)
     again = load_fit(tmp_path / "fit.safetensors", releases, spec())
     assert again.mappings.rows == found.mappings.rows
-    assert (
-        again.background
-        == found.background
-        == ("1 pairs of codes from knowledge files, digest abababababab",)
-    )
+    assert again.background == found.background
+    assert [(b.kind, b.content) for b in again.background] == [("knowledge", "ab" * 32)]
 
 
 def test_titles_without_an_encoder_are_names_only(tmp_path: Path) -> None:

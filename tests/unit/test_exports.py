@@ -30,7 +30,7 @@ from coordinator.exports.predicates import CLOSE, EXACT, Predicate, predicate
 from coordinator.exports.sssom import write_sssom
 from coordinator.exports.table import PublishedMap, read_map
 from coordinator.exports.tables import clusters_table, evidence_table
-from coordinator.mapping import NO_CLUES, Candidate, Evidence, KnownPair, Mapping, MappingSet
+from coordinator.mapping import NO_CLUES, Candidate, Evidence, Kinship, KnownPair, Mapping, MappingSet
 from coordinator.naming import one_line
 from protocol.errors import ProtocolError, UsageError
 from protocol.messages import PublishedManifest
@@ -55,7 +55,7 @@ HOSTILE = (
     "two  blanks", "per%20cent", "שלום (א)", "<script>alert(1)</script>", "a;b|c", "#not a comment", "＝1", "\u00a0=1",
     "null", "NA", "0012", "1e5", "x" * 100_000,
 )  # fmt: skip
-KINSHIP = {"ICD10CM:J45": "ancestor"}
+KINSHIP: dict[str, Kinship] = {"ICD10CM:J45": "ancestor"}
 HOSTILE_NAMES = ("=HYPERLINK(1)", "\tname", 'a "b" c', "line\rbreak", "\u202eevil", "n" * 100_000, "-")
 NAMES = {
     f"NORTH:{code}": one_line(HOSTILE_NAMES[k % len(HOSTILE_NAMES)]) for k, code in enumerate(HOSTILE[3:])
@@ -640,6 +640,38 @@ def test_the_plain_table_holds_standard_codes_and_evidence(release: Release) -> 
     found: dict[str, Any] = {r["code"]: r for r in rows}["ICD10CM:I10"]
     assert json.loads(found["evidence"]) == [{"site": "lake", "members": 2, "cosine": -0.5}]
     assert json.loads(found["alternatives"]) == ["SNOMED:2"]
+
+
+def test_names_of_the_release_are_in_every_format_that_has_a_place_for_them(
+    release: Release, tmp_path: Path
+) -> None:
+    hostile = f"NORTH:{HOSTILE[3 + 6]}"
+    assert NAMES[hostile] == "-"
+    by_code = {
+        f"{r['ADD_INFO:codeSystem']}:{unguarded(r['sourceCode'])}": r
+        for r in usagi_rows(release.export("usagi", tmp_path / "u"))
+    }
+    assert unguarded(by_code["ICD10CM:I10"]["sourceName"]) == NAMES["ICD10CM:I10"]
+    assert by_code[hostile]["sourceName"] == "'-"
+    with release.export("stcm", tmp_path / "s").open(newline="") as stream:
+        described = {
+            unguarded(r["source_code"]): r["source_code_description"] for r in csv.DictReader(stream)
+        }
+    assert described["I10"] == NAMES["ICD10CM:I10"]
+    assert max(map(len, described.values())) <= 256
+    plain = {e.code: e for e in release.published.entries}["ICD10CM:I10"]
+    assert (plain.name, plain.standard_name, plain.category) == (NAMES["ICD10CM:I10"], "=1+1", "condition")
+    rows = {r["code"]: r for r in csv.DictReader(io.StringIO(write_csv(release.published).decode()))}
+    assert (rows["ICD10CM:I10"]["name"], rows["ICD10CM:I10"]["standard_name"]) == (
+        NAMES["ICD10CM:I10"],
+        "'=1+1",
+    )
+    found = json.loads(release.export("fhir-r5", tmp_path / "f").read_text())["group"]
+    shown = {e["code"]: e for g in found for e in g["element"]}["I10"]
+    assert (shown["display"], shown["target"][0]["display"]) == (NAMES["ICD10CM:I10"], "=1+1")
+    labels = {m.subject.curie: m for m in sssom_pydantic.read(release.folder / "mappings.sssom.tsv").mappings}
+    assert labels["ICD10CM:I10"].subject.name == NAMES["ICD10CM:I10"]
+    assert labels["ICD10CM:I10"].object.name == "'=1+1"
 
 
 def test_an_unknown_format_is_refused(release: Release, tmp_path: Path) -> None:

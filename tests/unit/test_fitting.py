@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,6 @@ def test_a_round_is_fitted_with_what_the_configuration_names(tmp_path: Path) -> 
     fitted = load_fit(path, found, hub.home.study)
     assert [source.kind for source in fitted.background] == ["knowledge", "encoder", "titles"]
     report = (hub.home.release_folder(1) / "report.html").read_text()
-    assert all(source.detail in report for source in fitted.background)
+    assert all(source.detail in unescape(report) for source in fitted.background)
     again = fit_round(hub.home, hub.store, "r1")
     np.testing.assert_array_equal(again.ranking.rows, fitted.ranking.rows)

@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 from coordinator.cli import app as coordinator_app
 from coordinator.library import Library
 from protocol.codeindex import CodeIndex
-from protocol.errors import UsageError
+from protocol.errors import EnvelopeError, UsageError
+from protocol.keys import PrivateKeys
 from protocol.textindex import Found, TextIndex
+from site_agent.cli_search import read_texts
 from tests.hub import Hub, releases
 
 
@@ -230,6 +232,16 @@ def test_an_open_release_finds_codes(hub: Hub) -> None:
         release.find("c0", systems=["NONE"])
     with pytest.raises(UsageError, match="no category 'drug'"):
         release.find("c0", categories=["drug"])
+
+
+def test_a_site_finds_what_the_coordinator_finds(hub: Hub) -> None:
+    release = Library(hub.fresh()).open()
+    study, texts = read_texts(release.folder, hub.home.keys.public())
+    assert study == release.map.study
+    for text in ("c07", "west", "c0 c1", "ICD10CM:C11"):
+        assert texts.find(text, 10) == release.find(text, 10)
+    with pytest.raises(EnvelopeError):
+        read_texts(release.folder, PrivateKeys.generate().public())
 
 
 def test_the_command_searches_texts_and_neighbours(hub: Hub) -> None:

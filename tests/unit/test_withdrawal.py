@@ -119,6 +119,13 @@ def test_law_refitted_without_is_as_if_it_had_never_joined(tmp_path: Path, study
                 assert told.replace("Withdrawn from the study on 2027-01-02", "").replace(
                     "withdrawn", ""
                 ) == (missing.replace("No release arrived in this round", "").replace("missing", ""))
+            elif path.endswith("model-card.md"):
+                told, missing = (f.decode() for f in (ours[path], theirs[path]))
+                row = "| west | missing |  |  |  | No release arrived in this round |"
+                stone = "- west withdrew on 2027-01-02: nothing of it is in this version. The board has ended its consent\n"
+                assert told.replace(stone, "") == missing.replace(
+                    row, "| west | withdrawn |  |  |  | Withdrawn from the study on 2027-01-02 |"
+                )
             else:
                 assert ours[path] == theirs[path], path
 
@@ -138,8 +145,10 @@ def same_but_for_the_tombstone(ours: dict[str, Any], theirs: dict[str, Any]) -> 
     assert [s["state"] for s in theirs["sites"]] == ["received"] * 3 + ["missing"]
     for manifest in (ours, theirs):
         del manifest["sites"][3]["state"], manifest["sites"][3]["detail"]
-        page = next(f for f in manifest["files"] if f["name"] == "report.html")
-        del page["sha256"], page["bytes"]
+        for page in (f for f in manifest["files"] if f["name"] in {"report.html", "model-card.md"}):
+            del page["sha256"], page["bytes"]
+        # Of the version before, which the site was in.
+        assert len(manifest.pop("previous")) == 64
     assert ours == theirs
 
 
@@ -162,7 +171,7 @@ def test_law_holds_over_rounds(tmp_path: Path) -> None:
         fit = f"rounds/{name}/fit.safetensors"
         assert (left.home.folder / fit).read_bytes() == (never.home.folder / fit).read_bytes(), name
     ours, theirs = (files(h.home.release_folder(4)) for h in (left, never))
-    assert [n for n in ours if ours[n] != theirs[n]] == ["manifest.json", "report.html"]
+    assert [n for n in ours if ours[n] != theirs[n]] == ["manifest.json", "model-card.md", "report.html"]
 
 
 def test_a_fit_with_the_site_differs(hub: Hub) -> None:

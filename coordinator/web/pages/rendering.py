@@ -16,27 +16,33 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from coordinator.library import Library, Version
 from coordinator.report.text import safe_text, share
+from coordinator.web.access import csrf_token, current_person
 from coordinator.web.pages import words
+from coordinator.web.reading import Reading
 
 HERE: Final = Path(__file__).parent
 STATIC: Final = HERE / "static"
 
 
-def render(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
-    """A page; `version`, where given, is the release that it speaks of, and the one its links lead to."""
+def render(request: Request, template: str, *, reading: Reading | None = None, **values: Any) -> HTMLResponse:
+    """A page; `reading`, where given, is the release that it speaks of, and the one that its links lead to."""
     library: Library = request.app.state.library
+    person = current_person(request)
+    version = reading.version if reading else None
     shared = {
-        "study": library.home.study.id,
-        "versions": library.versions(),
-        "version": values.get("version"),
-        "person": request.state.person,
-        "csrf": request.state.csrf,
+        "study": library.home.study,
+        "latest": next(
+            (v for v in reversed(request.app.state.known_versions.now()) if v.withdrawn is None), None
+        ),
+        "version": version,
+        "release": reading.release if reading else None,
+        "person": person,
+        "csrf": csrf_token(request) if person else "",
         "assets": assets(),
-        "here": request.url.path,
+        "here": request.url.path + (f"?{request.url.query}" if request.url.query else ""),
+        "q": "",
     }
-    html = environment().get_template(template).render(shared | values)
-    # What a page says of a version never changes, who reads it does.
-    return HTMLResponse(html, status, headers={"Cache-Control": "private, no-cache"})
+    return HTMLResponse(environment().get_template(template).render(shared | values))
 
 
 @cache
@@ -60,9 +66,7 @@ def environment() -> Environment:
         text=shown,
         grouped=lambda digest: " ".join(digest[i : i + 8] for i in range(0, len(digest), 8)),
     )
-    made.globals.update(
-        url=url, concept_url=concept_url, words=words, math=math, most_probable=words.most_probable
-    )
+    made.globals.update(url=url, concept_url=concept_url, words=words)
     return made
 
 

@@ -7,11 +7,11 @@ from typing import Final
 from coordinator.exports.table import Entry
 
 CLUES: Final = {
-    "vectors": "What it occurs with",
+    "latent": "What it occurs with",
     "support": "How many patients",
     "profile": "Place among its site's codes",
     "text": "Name",
-    "pairs": "Known pairs",
+    "known": "Known pairs",
 }
 """A clue's short name -> how it is called; a clue that is not listed has its own name."""
 
