@@ -23,7 +23,7 @@ GRAPH = "graph"
 """Metadata of the vectors' file: JSON with `ef`, the graph's effort, and `recall`, what it then finds."""
 
 EXACT_ROWS = 10_000
-"""Up to so many rows all cosines are computed: at 128 dimensions that takes half a millisecond, and misses nothing."""
+"""Up to so many rows all cosines are computed: at 128 dimensions that takes a fifth of a millisecond, and misses nothing."""
 MAX_EF = 1024
 """The largest effort that a release may ask for; where it does not suffice, exact search is as fast."""
 _SPARE = 2
@@ -89,8 +89,8 @@ class CodeIndex:
     ) -> list[Hit]:
         """The k codes with the largest cosine to a code or a vector, best first; the code itself is left out.
 
-        All cosines are computed where `systems` leave at most `EXACT_ROWS` rows. Above that the graph is asked, if
-        there is one, and what it finds is limited to the systems; if too little is left, all cosines of theirs are.
+        All cosines are computed where `systems` leave at most `EXACT_ROWS` rows. Above that the graph is asked, if there
+        is one, and what it finds is limited to the systems; if less than k is left, all cosines of theirs are.
 
         Args:
             query: a CURIE, a bare code that only one system has, or (d,).
@@ -207,7 +207,9 @@ class CodeIndex:
         wanted = min(k + (own is not None), len(cosines))
         if wanted < 1:
             return []
-        places = np.argpartition(-cosines, wanted - 1)[:wanted]
+        places = _largest(cosines, wanted)
+        if len(spans) == 1 and isinstance(spans[0], slice):
+            return self._sorted(places + spans[0].start, cosines[places], k, own)
         rows = np.concatenate([np.arange(s.start, s.stop) if isinstance(s, slice) else s for s in spans])
         return self._sorted(rows[places], cosines[places], k, own)
 
@@ -235,6 +237,22 @@ class CodeIndex:
         order = np.lexsort((rows, -cosines))
         hits = [Hit(self.codes[rows[i]], float(cosines[i])) for i in order if rows[i] != own]
         return hits[: max(k, 0)]
+
+
+def _largest(values: FloatVector, k: int) -> _Rows:
+    """Places of the k largest values and of all that equal the least of them; k from 1 to n.
+
+    k blocks have a largest value of at least `least`, so the k-th largest of all is no smaller. What is smaller need not be
+    sorted: a tenth of the time of a partition of all.
+    """
+    blocks = len(values) // _BATCH
+    if blocks > k:
+        tops = values[: blocks * _BATCH].reshape(blocks, _BATCH).max(axis=1)
+        places = np.flatnonzero(values >= np.partition(tops, blocks - k)[blocks - k])
+    else:
+        places = np.arange(len(values))
+    few = values[places]
+    return np.asarray(places[few >= np.partition(few, len(few) - k)[len(few) - k]])
 
 
 def _labels(data: bytes) -> tuple[str, ...]:

@@ -15,6 +15,6 @@ Importing this loads neither the model's libraries nor the transport.
 """
 
 from coordinator.client.loading import UnverifiedWarning, load_release
-from coordinator.client.release import Neighbour, Release, Translation
+from coordinator.client.release import MapRelease, Neighbour, Translation
 
-__all__ = ["Neighbour", "Release", "Translation", "UnverifiedWarning", "load_release"]
+__all__ = ["MapRelease", "Neighbour", "Translation", "UnverifiedWarning", "load_release"]

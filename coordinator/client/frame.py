@@ -11,7 +11,7 @@ from coordinator.reviewed import Reviewed
 
 
 def frame(entries: Sequence[Entry], reviews: Mapping[str, Sequence[Reviewed]]) -> pd.DataFrame:
-    """One row an entry, with the columns that `Release.to_pandas` names."""
+    """One row an entry, with the columns that `MapRelease.to_pandas` names."""
     states = [reviews[e.code][0].state if reviews.get(e.code) else "" for e in entries]
     return pd.DataFrame(
         {

@@ -7,7 +7,7 @@ import re
 import warnings
 from pathlib import Path
 
-from coordinator.client.release import Release
+from coordinator.client.release import MapRelease
 from coordinator.client.remote import fetch_release
 from coordinator.client.trust import UNVERIFIED, TrustGiven, trusted
 from coordinator.config import Home
@@ -27,7 +27,7 @@ def load_release(
     token: str = "",
     version: int | None = None,
     cache: Path | None = None,
-) -> Release:
+) -> MapRelease:
     """Load a published version, after checking that the coordinator signed it and that no file of it was altered.
 
     Args:
@@ -61,7 +61,7 @@ def load_release(
     if (path / "coordinator.toml").is_file():
         library = Library(Home(path))
         if trust is None:
-            return Release(library.open(version), verified=True)
+            return MapRelease(library.open(version), verified=True)
         path = library.version(version).folder
     elif not (path / MANIFEST).exists():
         path = _chosen(path, version)
@@ -73,7 +73,7 @@ def load_release(
     return _opened(opened, trust)
 
 
-def _opened(release: OpenRelease, trust: TrustGiven) -> Release:
+def _opened(release: OpenRelease, trust: TrustGiven) -> MapRelease:
     verified = trust != UNVERIFIED
     if not verified:
         warnings.warn(
@@ -81,7 +81,7 @@ def _opened(release: OpenRelease, trust: TrustGiven) -> Release:
             UnverifiedWarning,
             stacklevel=3,
         )
-    return Release(release, verified=verified)
+    return MapRelease(release, verified=verified)
 
 
 def _chosen(path: Path, version: int | None) -> Path:

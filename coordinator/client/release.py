@@ -103,7 +103,7 @@ class Neighbour:
     target: str
 
 
-class Release:
+class MapRelease:
     """A version of a harmonised code map, open on this machine; made by `load_release`.
 
     Codes are written as CURIEs (`ICD10CM:E11.9`), or bare where only one code system has them.
@@ -225,7 +225,7 @@ class Release:
         """The model card, in Markdown: data, method, metrics, limits, how to cite."""
         return read_listed(self.folder, self.manifest, CARD).decode()
 
-    def compare(self, later: Release, *, step: float = STEP) -> Difference:
+    def compare(self, later: MapRelease, *, step: float = STEP) -> Difference:
         """What changed from this version to a later one, and what is known of why.
 
         Raises:
@@ -258,7 +258,7 @@ class Release:
         m, state = self.manifest, "verified" if self.verified else "UNVERIFIED"
         study, sites = self._opened.map.study.id, ", ".join(self.sites)
         return (
-            f"<Release {m.version} of study {study}, {m.created:%Y-%m-%d}, {state}: {len(self):,} codes in {m.clusters:,} "
+            f"<MapRelease {m.version} of study {study}, {m.created:%Y-%m-%d}, {state}: {len(self):,} codes in {m.clusters:,} "
             f"clusters, from {sites}. Ask .translate(code), .reverse(code), .neighbours(code), .search(text), .to_pandas()>"
         )
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from coordinator.report.text import safe_text
 
 if TYPE_CHECKING:
-    from coordinator.client.release import Release, Translation
+    from coordinator.client.release import MapRelease, Translation
 
 
-def release_html(release: Release) -> str:
+def release_html(release: MapRelease) -> str:
     """A table of what the release is."""
     m = release.manifest
     state = "signature holds" if release.verified else "<b>nobody checked who signed it</b>"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from coordinator.demo.codesystems import load_code_systems
 from coordinator.demo.consortium import generate
 from protocol.errors import UsageError
-from protocol.vocabulary import IDENTIFIER
+from protocol.vocabulary import IDENTIFIER, split_curie
 
 _PUBLIC = {
     "ICD10CM": ("condition", "http://hl7.org/fhir/sid/icd-10-cm/"),
@@ -72,7 +73,7 @@ def generated(folder: Path, *, sites: int, patients: int, seed: int) -> Inputs:
     )
     with (folder / "truth.csv").open(encoding="utf-8", newline="") as stream:
         first = next(csv.DictReader(stream))
-    titles = _write_titles(folder / "titles.csv", [f.events for f in files.values() if f.system in _PUBLIC])
+    titles = _write_titles(folder / "titles.csv", folder / "truth.csv")
     return Inputs(
         study, tuple(files), files, folder / "truth.csv", titles, f"{first['system']}:{first['code']}"
     )
@@ -127,15 +128,17 @@ def real(source: Path, folder: Path) -> Inputs:
     )
 
 
-def _write_titles(path: Path, events: Sequence[Path]) -> Path:
-    """What the public systems of these sites call the codes in use."""
-    columns = ["system", "code", "description"]
-    tables = [pq.read_table(p, columns=columns) for p in events]
-    named = pa.concat_tables(tables).group_by(columns).aggregate([])
-    rows = named.rename_columns(["system", "code", "title"]).sort_by(
-        [("system", "ascending"), ("code", "ascending")]
-    )
-    pa_csv.write_csv(rows, path)
+def _write_titles(path: Path, truth: Path) -> Path:
+    """What ICD-10-CM and ICD-9-CM call the codes of a generated truth, and their standard codes."""
+    systems = load_code_systems()
+    titles = {"ICD10CM": systems.icd10, "ICD9CM": systems.icd9}
+    with truth.open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    named = {(r["system"], r["code"]) for r in rows} | {split_curie(r["standard_code"]) for r in rows}
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("system", "code", "title"))
+        writer.writerows((s, c, titles[s][c]) for s, c in sorted(named) if s in titles)
     return path
 
 

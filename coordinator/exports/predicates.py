@@ -5,6 +5,7 @@ The first line that holds decides:
 | the mapping | predicate |
 |---|---|
 | has no standard code | none |
+| was accepted by reviewers | what they say it is; exact where they say no more |
 | was given by a site | exact |
 | has a target that is an ancestor of the code's own standard concept | broad |
 | has a target that is a descendant of it | narrow |

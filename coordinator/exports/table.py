@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,14 @@ from protocol.vocabulary import split_curie
 
 @dataclass(frozen=True)
 class Entry(MappedCode):
-    """One code of a published map."""
+    """One code of a published map.
+
+    Attributes:
+        accepted: what its standard code is to it, as reviewers say who accepted it: exact, broad, narrow, close, or "" where they
+            said no more; None where nobody accepted it.
+    """
+
+    accepted: str | None = None
 
     @property
     def system(self) -> str:
@@ -47,6 +54,8 @@ class Entry(MappedCode):
         """By the rule of `predicates`; None without a standard code."""
         if not self.standard_code:
             return None
+        if self.accepted is not None:
+            return Predicate(f"skos:{self.accepted or 'exact'}Match")
         return predicate(self.probability, given=self.given, kinship=self.kinship)
 
     @property
@@ -75,12 +84,15 @@ class PublishedMap:
         return tuple(e for e in self.entries if e.system != self.study.standard)
 
     def at_least(self, probability: float) -> PublishedMap:
-        """The same map, where what was found and is less probable has no standard code: it leads the alternatives."""
+        """The same map, where what is less probable has no standard code: it leads the alternatives.
+
+        What was given, or accepted by reviewers, stays.
+        """
         if probability <= 0.0:
             return self
         entries = (
             e
-            if e.given or not e.standard_code or e.confidence >= probability
+            if e.given or not e.standard_code or e.accepted is not None or e.confidence >= probability
             else replace(
                 e,
                 standard_code="",
@@ -132,4 +144,10 @@ def read_map(folder: Path, manifest: PublishedManifest) -> PublishedMap:
             why=f"this software does not know its form ({type(error).__name__})",
             do=f"Export it with the software that wrote it: {manifest.software}",
         ) from None
-    return PublishedMap(manifest, study, tuple(sorted(entries, key=lambda e: e.code)), reviews)
+    judged = (replace(e, accepted=_accepted(e, reviews.get(e.code, ()))) for e in entries)
+    return PublishedMap(manifest, study, tuple(sorted(judged, key=lambda e: e.code)), reviews)
+
+
+def _accepted(entry: Entry, reviews: Sequence[Reviewed]) -> str | None:
+    said = (r for r in reviews if r.settled and r.verdict == "accept" and r.target == entry.standard_code)
+    return next((r.relation for r in said if r.target), None)

@@ -76,9 +76,6 @@ class Access:
     secret: str = ""
 
 
-ANONYMOUS = "anonymous"
-
-
 def access_of(request: Request) -> Access:
     """What the request says of who sent it."""
     found: Access = request.state.access

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
-from starlette.concurrency import run_in_threadpool
 
 from coordinator.library import OpenRelease
 from coordinator.versions.diff import KINDS, STEP, Difference, compare
 from coordinator.web.access import require
+from coordinator.web.heavy import run_heavy
 from coordinator.web.problems import ServiceError
 from coordinator.web.reading import Limit, Unchanging, opened
 
@@ -78,7 +78,7 @@ async def diff(
         raise ServiceError(422, "There is no such kind of change", do=f"Take one of {', '.join(KINDS)}")
     older = await opened(request, str(before))
     kept: Differences = request.app.state.differences
-    found = await run_in_threadpool(kept.between, older.release, reading.release)
+    found = await run_heavy(lambda: kept.between(older.release, reading.release))
     changes = [c for c in found.changes if not kind or c.kind == kind]
     shown = replace(
         found,

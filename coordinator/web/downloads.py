@@ -12,6 +12,7 @@ from coordinator.exports import FORMATS
 from coordinator.web import models as m
 from coordinator.web.access import require
 from coordinator.web.exported import MEDIA, Exports, media_type
+from coordinator.web.heavy import run_heavy
 from coordinator.web.problems import ServiceError
 from coordinator.web.ranged import Download, send_file
 from coordinator.web.reading import Opened, Reading, VersionPath, number_of
@@ -86,7 +87,7 @@ async def export(
     shelf: Shelf = request.app.state.shelf
     kept: Exports = request.app.state.exports
     found = await shelf.version(number_of(version))
-    return send_file(request, await run_in_threadpool(kept.get, found, form))
+    return send_file(request, await run_heavy(lambda: kept.get(found, form)))
 
 
 def _path(reading: Reading, name: str) -> str:

@@ -8,13 +8,13 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 
 from coordinator.exports.table import base_uri
 from coordinator.library import Version
 from coordinator.version import NAME, VERSION
 from coordinator.web.access import require
 from coordinator.web.exported import CONCEPT_MAP, Exports
+from coordinator.web.heavy import run_heavy
 from coordinator.web.problems import FHIR_JSON, ServiceError
 from coordinator.web.ranged import send_file
 from coordinator.web.shelf import Shelf
@@ -166,7 +166,7 @@ async def concept_map(request: Request, id: Id) -> Response:  # noqa: A002
     shelf: Shelf = request.app.state.shelf
     exports: Exports = request.app.state.exports
     version = await shelf.version(_number(id))
-    file = await run_in_threadpool(exports.get, version, CONCEPT_MAP)
+    file = await run_heavy(lambda: exports.get(version, CONCEPT_MAP))
     response = send_file(request, replace(file, media_type=FHIR_JSON))
     del response.headers["content-disposition"]
     return response

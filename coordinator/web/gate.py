@@ -17,14 +17,14 @@ from starlette.requests import Request, cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from coordinator.tables import utc_now
-from coordinator.web.access import ANONYMOUS, Access, Person, not_signed_in, too_many
+from coordinator.web.access import Access, Person, not_signed_in, too_many
 from coordinator.web.errors import unforeseen
 from coordinator.web.fresh import Fresh
 from coordinator.web.limits import Buckets
 from coordinator.web.problems import ServiceError, error_response
 from coordinator.web.sessions import COOKIE, SECURE_COOKIE, Sessions
 from coordinator.web.settings import WebSettings
-from coordinator.web.tokens import KnownTokens, check_name
+from coordinator.web.tokens import ANONYMOUS, KnownTokens, check_name
 from protocol.errors import UsageError
 
 _HEADERS = {
@@ -107,7 +107,7 @@ class Gate:
             self._record(scope, answer, time.perf_counter() - began)
 
     async def _answered(self, scope: Scope, body: _Body, answer: _Answer) -> None:
-        task = asyncio.timeout(self.settings.request_seconds)
+        task = asyncio.timeout(2 * self.settings.request_seconds)
         answer.when_begun = lambda: task.reschedule(asyncio.get_running_loop().time() + _STEADY)
         try:
             async with task:
@@ -117,7 +117,7 @@ class Gate:
                 raise
             raise ServiceError(
                 504,
-                f"No answer was found in {self.settings.request_seconds:g} s",
+                f"No answer was found in {2 * self.settings.request_seconds:g} s",
                 do="Ask for less, or try again",
             ) from None
         finally:
@@ -182,7 +182,7 @@ class Gate:
             check_name(name)
         except UsageError as error:
             raise ServiceError(401, error.what, why=error.why) from None
-        if len(named) > 1 or name == ANONYMOUS:
+        if len(named) > 1:
             raise ServiceError(401, f"The header {header} does not name one person")
         role = self.settings.role_of.get(name) or self.settings.role_of.get("*")
         if role is None:

@@ -242,11 +242,11 @@ class Judgement(BaseModel):
     """What one person said."""
 
     number: int
-    by: str = Field(description="The reviewer.")
+    by: str = Field(description="Who; `person 1`, `person 2`, ... for analysts.")
     kind: str = Field(description="decide, comment, assign, undo, adjudicate or import.")
     target: str = Field("", description="The standard code that is meant.")
     verdict: str = Field("", description="accept, reject or unsure.")
-    comment: str = Field("", description="Text of others: escape it.")
+    comment: str = Field("", description="Text of others: escape it. Empty for who has not signed in.")
     version: int | None = Field(None, description="The release that was looked at.")
     at: datetime = Field(description="UTC.")
     reviewers: list[str] = Field([], description="Of an assignment.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -22,6 +22,7 @@ from coordinator.web.access import (
 )
 from coordinator.web.problems import ServiceError
 from coordinator.web.reading import Opened, Reading, Systems, opened
+from coordinator.web.tokens import ANONYMOUS
 from protocol.errors import FederationError, UsageError
 from protocol.vocabulary import curie, split_curie
 
@@ -182,6 +183,8 @@ def review_of(standing: Standing | None, person: Person) -> m.Review:
     While reviewers to whom a code is assigned have not all decided, what they and others said is hidden from everybody but
     those of them who have decided, and coordinators who are none of them: a blind reviewer could ask a colleague, or read
     without signing in.
+
+    Analysts see who said the same, and not who that is; what people wrote to each other is for those who have signed in.
     """
     if standing is None:
         return m.Review(state="open", target="", history=[], hidden=False)
@@ -196,9 +199,22 @@ def review_of(standing: Standing | None, person: Person) -> m.Review:
     return m.Review(
         state=standing.state,
         target=standing.target,
-        history=[judgement(r) for r in shown],
+        history=[judgement(r) for r in shown] if person.may("reviewer") else _nameless(shown, person),
         hidden=len(shown) < len(standing.records),
     )
+
+
+def _nameless(shown: Sequence[Decision], person: Person) -> list[m.Judgement]:
+    known: dict[str, str] = {}
+    found = []
+    for said in map(judgement, shown):
+        for name in (said.by, *said.reviewers):
+            known.setdefault(name, f"person {len(known) + 1}")
+        changes: dict[str, object] = {"by": known[said.by], "reviewers": [known[n] for n in said.reviewers]}
+        if person.name == ANONYMOUS:
+            changes["comment"] = ""
+        found.append(said.model_copy(update=changes))
+    return found
 
 
 def judgement(record: Decision) -> m.Judgement:

@@ -9,6 +9,7 @@ import logging
 import ssl
 import sys
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from threading import Thread
@@ -162,10 +163,17 @@ class WebService:
         return context
 
 
+class _PrivateLog(RotatingFileHandler):
+    """Each of its files is readable for its owner only."""
+
+    def _open(self) -> TextIOWrapper:
+        Path(self.baseFilename).touch(mode=0o600, exist_ok=True)
+        return super()._open()
+
+
 def access_log(path: Path) -> Log:
     """A log of one JSON line an answer, which is rotated; nobody else may read it."""
-    path.touch(mode=0o600, exist_ok=True)
-    handler = RotatingFileHandler(path, maxBytes=_LOG_BYTES, backupCount=_LOGS, encoding="utf-8")
+    handler = _PrivateLog(path, maxBytes=_LOG_BYTES, backupCount=_LOGS, encoding="utf-8")
     logger = logging.Logger("smile.web.access")
     logger.addHandler(handler)
 

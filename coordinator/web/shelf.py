@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 from datetime import datetime
 
-from starlette.concurrency import run_in_threadpool
-
 from coordinator.library import Library, OpenRelease, Version
 from coordinator.web.columns import warm
 from coordinator.web.fresh import Fresh
+from coordinator.web.heavy import run_heavy
 from coordinator.web.problems import ServiceError
 from protocol.errors import FederationError
 
@@ -62,7 +61,7 @@ class Shelf:
         version = await self.version(number)
         held = self._open.get(version.digest)
         if held is None:
-            held = await run_in_threadpool(self._read, version)
+            held = await run_heavy(lambda: self._read(version))
         return version, held
 
     def open_newest(self) -> None:

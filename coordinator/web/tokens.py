@@ -19,6 +19,8 @@ from protocol.errors import UsageError
 
 PREFIX = "smile_"
 """Programs that look for secrets in files and logs know one by it."""
+ANONYMOUS = "anonymous"
+"""Who has not signed in, where that is allowed."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 
 
@@ -139,7 +141,7 @@ def check_name(name: str) -> None:
     Raises:
         UsageError: it has other characters, or too many.
     """
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or name == ANONYMOUS:
         raise UsageError(
             f"The name {name[:80]!r} cannot be a person's",
             why="it goes into signed records and logs",

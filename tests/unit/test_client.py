@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from coordinator import publish
-from coordinator.client import Release, UnverifiedWarning, load_release
+from coordinator.client import MapRelease, UnverifiedWarning, load_release
 from coordinator.client import remote as remote_module
 from coordinator.config import Home
 from coordinator.library import Library
@@ -61,7 +61,7 @@ def keys_of(home: Home) -> PublicKeys:
 
 
 @pytest.fixture(scope="module")
-def release(home: Home) -> Release:
+def release(home: Home) -> MapRelease:
     return load_release(home.release_folder(2), trust=home.folder / "invitation.json")
 
 
@@ -154,18 +154,18 @@ def test_a_withdrawn_version_is_refused_and_an_older_one_found(home: Home, tmp_p
 # --- What it answers -----------------------------------------------------------------------------------
 
 
-def test_what_it_says_of_itself(release: Release, home: Home) -> None:
+def test_what_it_says_of_itself(release: MapRelease, home: Home) -> None:
     assert release.version == 2
     assert release.sites == ("lake", "north", "south", "west")
     assert release.digest == Library(home).version(2).digest
     assert len(release) == len(release.codes) == 75
     assert "WEST:0" in release
     assert "WEST:99" not in release
-    assert repr(release).startswith("<Release 2 of study unit, ")
+    assert repr(release).startswith("<MapRelease 2 of study unit, ")
     assert release.card().startswith("# Harmonised codes of study unit, version 2")
 
 
-def test_translate(release: Release) -> None:
+def test_translate(release: MapRelease) -> None:
     given, found = release.translate("WEST:0"), release.translate("WEST:9")
     assert (given.target, given.probability, given.given, given.predicate) == (
         "ICD10CM:C00",
@@ -183,7 +183,7 @@ def test_translate(release: Release) -> None:
         release.translate("WEST:99")
 
 
-def test_reverse_is_complete(release: Release) -> None:
+def test_reverse_is_complete(release: MapRelease) -> None:
     mapped = [c for c in release.codes if c.startswith("WEST:")]
     for target in {release.translate(c).target for c in mapped}:
         expected = {c for c in mapped if release.translate(c).target == target}
@@ -197,7 +197,7 @@ def test_reverse_is_complete(release: Release) -> None:
         release.reverse("ICD10CM:Z99")
 
 
-def test_neighbours_are_those_of_the_vectors(release: Release) -> None:
+def test_neighbours_are_those_of_the_vectors(release: MapRelease) -> None:
     own = release.vector("WEST:3")
     cosines = {c: float(release.vector(c) @ own) for c in release.codes if c != "WEST:3"}
     expected = sorted(cosines.values(), reverse=True)[:5]
@@ -215,8 +215,8 @@ def test_what_people_say_stands_apart(home: Home) -> None:
     said = Reviewed(
         "WEST:9", "ICD10CM:C01", "accept", "accepted", "exact", 2, ("reviewer-1", "reviewer-2"), False, NOW
     )
-    told = Release(replace(opened, map=replace(opened.map, reviews={"WEST:9": (said,)})), verified=True)
-    found, plain = told.translate("WEST:9"), Release(opened, verified=True).translate("WEST:9")
+    told = MapRelease(replace(opened, map=replace(opened.map, reviews={"WEST:9": (said,)})), verified=True)
+    found, plain = told.translate("WEST:9"), MapRelease(opened, verified=True).translate("WEST:9")
     assert (found.reviews, plain.reviews) == ((said,), ())
     assert replace(found, reviews=()) == plain
     assert "accept ICD10CM:C01" in found._repr_html_()
@@ -224,14 +224,14 @@ def test_what_people_say_stands_apart(home: Home) -> None:
     assert (states["WEST:9"], states["WEST:8"]) == ("accepted", "")
 
 
-def test_search_and_cluster(release: Release) -> None:
+def test_search_and_cluster(release: MapRelease) -> None:
     assert release.search("C03", 1)[0].code == "ICD10CM:C03"
     members = release.cluster("WEST:3")
     assert {m.cluster for m in members} == {release.translate("WEST:3").cluster}
     assert "WEST:3" in {m.code for m in members}
 
 
-def test_to_pandas(release: Release) -> None:
+def test_to_pandas(release: MapRelease) -> None:
     table = release.to_pandas()
     assert list(table["code"]) == list(release.codes)
     row = table.set_index("code").loc["WEST:9"]
@@ -247,19 +247,19 @@ def test_to_pandas(release: Release) -> None:
     assert list(some["code"]) == ["WEST:9", "ICD10CM:C03", "WEST:9"]
 
 
-def test_without_pandas_it_says_what_to_do(release: Release, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pandas_it_says_what_to_do(release: MapRelease, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UsageError, match="pip install pandas"):
         release.to_pandas()
 
 
-def test_compare(home: Home, release: Release) -> None:
+def test_compare(home: Home, release: MapRelease) -> None:
     found = load_release(home.folder, version=1).compare(release)
     assert (found.before.number, found.after.number) == (1, 2)
     assert ("site-joined", "west") in {(c.kind, c.about) for c in found.causes}
 
 
-def test_what_a_notebook_shows_has_no_markup_of_others(release: Release) -> None:
+def test_what_a_notebook_shows_has_no_markup_of_others(release: MapRelease) -> None:
     evil = replace(
         release.translate("WEST:9"), name="<script>alert(1)</script>", target_name="<img src=x onerror=y>"
     )
@@ -478,7 +478,7 @@ def test_the_coordinator_s_own_service(home: Home, tmp_path: Path) -> None:
     assert found.translate("WEST:0") == load_release(home.folder).translate("WEST:0")
 
 
-def test_vectors_are_copies(release: Release) -> None:
+def test_vectors_are_copies(release: MapRelease) -> None:
     vector = release.vector("WEST:0")
     vector[:] = 0
     assert np.linalg.norm(release.vector("WEST:0")) == pytest.approx(1, abs=1e-5)

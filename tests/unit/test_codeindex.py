@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordinator import index as building
 from coordinator.index import build_graph, choose_effort, write_index
@@ -60,6 +62,17 @@ def exact(codes: tuple[str, ...], vectors: Any) -> CodeIndex:
 def queries(vectors: Any) -> Any:
     rng = np.random.default_rng(1)
     return unit(vectors[rng.choice(N, 100)] + 0.1 * rng.standard_normal((100, DIM)))
+
+
+@given(
+    st.lists(st.integers(-3, 3), min_size=1, max_size=400), st.integers(1, 400), st.sampled_from([0.0, 1e-3])
+)
+def test_the_largest_are_those_of_a_sort(values: list[int], k: int, spread: float) -> None:
+    array = np.array(values, dtype=np.float32) + spread * np.random.default_rng(0).random(len(values))
+    k = min(k, len(values))
+    places = codeindex._largest(array, k)
+    least = np.sort(array)[-k]
+    assert sorted(places.tolist()) == np.flatnonzero(array >= least).tolist()
 
 
 LIMITS = [(), {"A"}, {"C"}, {"A", "B"}, {"A", "B", "C"}]

@@ -92,6 +92,14 @@ def test_the_model_s_own_belief_is_kept_apart(second: OpenRelease) -> None:
     assert [p.source for p in found[0].pairs] == ["review"]
 
 
+def test_exports_follow_people_in_what_a_target_is(second: OpenRelease) -> None:
+    """An accepted mapping is exact, however improbable, and no threshold takes it away."""
+    kept = {e.code: e for e in second.map.at_least(0.9).entries}
+    assert (kept[ACCEPTED].standard_code, kept[ACCEPTED].predicate) == (B, "skos:exactMatch")
+    assert (kept[REJECTED].standard_code, second.entry(REJECTED).accepted) == ("", None)
+    assert replace(kept[ACCEPTED], accepted="broad").predicate == "skos:broadMatch"
+
+
 def test_the_release_says_what_the_fit_was_given(second: OpenRelease) -> None:
     (source,) = (s for s in second.manifest.background if s.kind == "reviews")
     assert source.detail.startswith(

@@ -98,6 +98,23 @@ def test_what_does_not_fit_is_a_conflict_and_what_is_not_there_is_not_found(serv
     assert service.post("/reviews/assignments", both, by="cyd").status_code == 404
 
 
+def test_analysts_do_not_learn_who_decided(home: Home, service: Web) -> None:
+    code = "NORTH:000018"
+    for name in ("ada", "ben"):
+        decide(service, code, "accept", name, comment=f"said by {name[0]}")
+    by_name = {r["by"] for r in review(service, code, "cyd")["history"]}
+    assert by_name == {"ada", "ben"}
+    seen = review(service, code, "ann")
+    assert [(r["by"], r["comment"]) for r in seen["history"]] == [
+        ("person 1", "said by a"),
+        ("person 2", "said by b"),
+    ]
+    with web(home, anonymous="analyst") as public:
+        found = public.client.get(f"/api/v1/reviews/codes/{code}").json()
+    assert (found["state"], [r["comment"] for r in found["history"]]) == ("accepted", ["", ""])
+    assert "ada" not in str(found)
+
+
 def test_lists_are_filtered_by_state(service: Web) -> None:
     decide(service, "NORTH:000015", "reject", "ada")
     rejected = service.get("/releases/2/mappings?state=rejected")

@@ -43,6 +43,16 @@ def changes(reading: Opened, request: Request, since: Annotated[int, Query(ge=0)
     return RedirectResponse(url(reading.version, f"changes/since/{number}"), status_code=303)
 
 
+@router.get("/v/{version}/changes/since/{before}.csv")
+async def compared_csv(reading: Opened, request: Request, before: int) -> Response:
+    """All changes for a spreadsheet."""
+    found = await _difference(request, reading, before)
+    name = f"{reading.release.map.study.id}-v{before}-to-v{reading.number}.csv"
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    data = await run_in_threadpool(difference_csv, found)
+    return Response(data, media_type="text/csv; charset=utf-8", headers=headers)
+
+
 @router.get("/v/{version}/changes/since/{before}")
 async def compared(
     reading: Opened,
@@ -74,16 +84,6 @@ async def compared(
         pages=pages,
         said=SAID,
     )
-
-
-@router.get("/v/{version}/changes/since/{before}.csv")
-async def compared_csv(reading: Opened, request: Request, before: int) -> Response:
-    """All changes for a spreadsheet."""
-    found = await _difference(request, reading, before)
-    name = f"{reading.release.map.study.id}-v{before}-to-v{reading.number}.csv"
-    headers = {"content-disposition": f'attachment; filename="{name}"'}
-    data = await run_in_threadpool(difference_csv, found)
-    return Response(data, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 async def _difference(request: Request, reading: Reading, before: int) -> Difference:

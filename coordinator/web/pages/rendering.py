@@ -79,17 +79,17 @@ def assets() -> str:
     return f"/static/{content.hexdigest()[:12]}"
 
 
-def url(version: Version | int, page: str = "", **query: Any) -> str:
+def url(version: Version | int, path: str = "", /, **query: Any) -> str:
     """A page of a version; parameters that are empty are left out."""
     number = version if isinstance(version, int) else version.number
     given = {k: v for k, v in query.items() if v not in ("", None, (), [])}
     tail = f"?{urlencode(given, doseq=True)}" if given else ""
-    return f"/v/{number}" + (f"/{page}" if page else "") + tail
+    return f"/v/{number}" + (f"/{path}" if path else "") + tail
 
 
-def concept_url(version: Version | int, code: str, page: str = "concept") -> str:
+def concept_url(version: Version | int, code: str) -> str:
     """The permanent address of a code in a version."""
-    return url(version, f"{page}/{quote(code, safe=':')}")
+    return url(version, f"concept/{quote(code, safe=':')}")
 
 
 def shown(text: object, limit: int = 160) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Literal
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
@@ -44,6 +45,7 @@ def queue(
     page: Annotated[int, Query(ge=1, le=10_000)] = 1,
     task: Annotated[PlainText, Query(max_length=600)] = "",
     said: Annotated[int, Query(ge=0)] = 0,
+    last: Annotated[PlainText, Query(max_length=600)] = "",
 ) -> Response:
     """What waits for this person, the most doubtful first; with the first, or `task`, laid open."""
     release, reviews = reading.release, _reviews(request)
@@ -79,7 +81,8 @@ def queue(
         page=page,
         more=more,
         position=next((i for i, t in enumerate(tasks) if t.code == code), -1),
-        said=said,
+        said=said if last in release.entries else 0,
+        last_code=last,
     )
 
 
@@ -235,8 +238,8 @@ def _said(
     if "application/json" in request.headers.get("accept", ""):
         return JSONResponse({"number": record.number, "code": entry.code})
     mark = "&" if "?" in where else "?"
-    if target and where.startswith(url(reading.version, "review")):
-        where += f"{mark}said={record.number}"
+    if record.kind in {"decide", "adjudicate"} and where.startswith(url(reading.version, "review")):
+        where += mark + urlencode({"said": record.number, "last": entry.code})
     return RedirectResponse(where, status_code=303)
 
 

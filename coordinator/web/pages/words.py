@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from coordinator.exports.table import Entry
+from coordinator.web.models import Judgement
 
 CLUES: Final = {
     "latent": "What it occurs with",
@@ -63,3 +64,23 @@ def level(entry: Entry) -> str:
 def clue(name: str) -> str:
     """What a clue is called."""
     return CLUES.get(name, name.replace("_", " ").capitalize())
+
+
+FOUND_IN: Final = {
+    "code": "Found by code",
+    "name": "Found by name",
+    "synonym": "Found by a synonym’s name",
+}
+"""Where a text was found -> a heading."""
+
+
+def did(record: Judgement) -> str:
+    """What a record says that somebody did."""
+    if record.kind in {"decide", "import", "adjudicate"}:
+        said = {"accept": "accepted", "reject": "rejected", "unsure": "is unsure of"}.get(
+            record.verdict, "noted"
+        )
+        return {"adjudicate": f"adjudicated: {said}", "import": f"{said} (imported)"}.get(record.kind, said)
+    return {"comment": "commented", "assign": "assigned it", "undo": "took back"}.get(
+        record.kind, record.kind
+    )
