@@ -59,7 +59,8 @@ class CoordinatorConfig(BaseModel):
     )
     reviewer_names: Literal["pseudonyms", "names"] = Field(
         "pseudonyms",
-        description="How releases name reviewers: as reviewer-1, reviewer-2, ... in the order in which they came, or by their names.",
+        description="How releases name reviewers: as reviewer-1, reviewer-2, ... in the order in which "
+        "they came, or by their names.",
     )
     web: WebSettings = WebSettings()
 

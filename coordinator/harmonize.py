@@ -89,8 +89,7 @@ def fit_releases(
 ) -> Harmonized:
     """Check the releases, fit SMILE to those that pass, map every code, and learn how often mappings are right.
 
-    The number of clusters is the study's, or chosen for each category of code
-    systems (`choose.choose_clusters`).
+    The number of clusters is the study's, or that of the standard codes (`model.twostage.cluster_means`).
 
     Args:
         releases: all of the round.

@@ -265,7 +265,10 @@ class Fit(_Section):
         0, ge=0, le=1024, description="Latent dimension; 0 takes three fifths of the smallest site dimension."
     )
     clusters: int = Field(
-        0, ge=0, description="Number of synonym clusters; 0 chooses it for each category of code systems."
+        0,
+        ge=0,
+        description="Number of synonym clusters; 0: one for each standard code, or, where codes are not ranked, chosen "
+        "for each category.",
     )
     iterations: int = Field(
         40,

@@ -11,7 +11,16 @@ from protocol.console import out, print_json, progress, run_app, stop_event, tab
 from protocol.errors import UsageError
 from protocol.files import write_atomic
 from protocol.keyfile import passphrase_from_file
-from site_agent import cli_airgap, cli_connect, cli_keys, cli_ledger, cli_release, cli_search, cli_signers, enrolment
+from site_agent import (
+    cli_airgap,
+    cli_connect,
+    cli_keys,
+    cli_ledger,
+    cli_release,
+    cli_search,
+    cli_signers,
+    enrolment,
+)
 from site_agent.agent import Agent
 from site_agent.cli_options import HERE, HomeOption, JsonOption, MemoryOption, ThreadsOption
 from site_agent.config import Home, Kind

@@ -137,7 +137,7 @@ def cluster_means(
         categories: as for `fit_two_stage`.
         candidates: as for `fit_two_stage`.
         joins: (n,) the row whose cluster each row joins, where something else than the means says so; itself elsewhere.
-            Clusters that this empties are dropped.
+            Without `n_clusters` the clusters are these alone. Clusters that it empties are dropped.
         seed: as for `fit_two_stage`.
         progress: as for `fit_two_stage`.
     """
@@ -145,11 +145,13 @@ def cluster_means(
     embedding = means.embedding
     n, dim = embedding.shape
     tell("grouping synonyms", 0.6)
-    if n_clusters is None:
+    if n_clusters is not None:
+        labels = clusters.group(embedding, n_clusters, "average", seed)
+    elif joins is not None:
+        labels = np.arange(n)
+    else:
         kinds = np.zeros(n, dtype=np.intp) if categories is None else categories
         labels = _grouped_by_category(embedding, kinds, candidates, seed)
-    else:
-        labels = clusters.group(embedding, n_clusters, "average", seed)
     if joins is not None:
         labels = np.unique(labels[joins], return_inverse=True)[1].reshape(-1).astype(np.intp)
     if n_clusters is None or joins is not None:

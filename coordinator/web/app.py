@@ -32,8 +32,8 @@ from coordinator.web.settings import WebSettings
 from coordinator.web.shelf import Shelf
 from coordinator.web.tokens import KnownTokens, Tokens
 
-_TOKENS_HELD = 2.0
-"""Seconds until a token that was revoked lets nobody in any more."""
+_TOKENS_HELD = 1.0
+"""Twice as many seconds after it was revoked a token lets nobody in any more."""
 _STANDINGS_HELD = 1.0
 """Seconds until a decision that another process took in shows."""
 
@@ -61,7 +61,7 @@ def create_app(home: Home, *, settings: WebSettings | None = None, log: Log | No
     """
     settings = settings or home.config.web
     library = Library(home)
-    tokens = Fresh(lambda: KnownTokens(Tokens(library.store).all()), _TOKENS_HELD)
+    tokens = Fresh(lambda: KnownTokens(Tokens(library.store).all()), _TOKENS_HELD, grace=_TOKENS_HELD)
     sessions = Sessions(session_key(home.folder / "keys" / "web-sessions.key"), hours=settings.session_hours)
 
     @asynccontextmanager

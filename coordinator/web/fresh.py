@@ -13,35 +13,49 @@ T = TypeVar("T")
 
 
 class Fresh(Generic[T]):
-    """What `read` gave at most `seconds` ago.
+    """What `read` gave a moment ago.
 
     Args:
         read: may block, as on a database.
-        seconds: how old the value may be.
+        seconds: after which it is read again.
+        grace: for how many more seconds others are given the old value while one of them reads.
 
     Safe for threads; at most one of them reads.
     """
 
-    def __init__(self, read: Callable[[], T], seconds: float) -> None:
-        self._read, self._seconds = read, seconds
+    def __init__(self, read: Callable[[], T], seconds: float, *, grace: float = 5.0) -> None:
+        self._read, self._seconds, self._grace = read, seconds, grace
         self._lock = Lock()
         self._held: tuple[float, T] | None = None
+        self._reading, self._forgotten = False, 0
 
     async def get(self) -> T:
-        """The value, without blocking the event loop."""
-        held = self._held
-        if held is not None and time.monotonic() < held[0]:
+        """The value, without blocking the event loop.
+
+        Were all to wait who ask while it is read, each reading would hold up everybody at once.
+        """
+        held, now = self._held, time.monotonic()
+        if held is not None and now < held[0] + (self._grace if self._reading else 0.0):
             return held[1]
-        return await run_in_threadpool(self.now)
+        self._reading = True
+        try:
+            return await run_in_threadpool(self.now)
+        finally:
+            self._reading = False
 
     def now(self) -> T:
         """The value; blocks while it is read."""
         with self._lock:
-            if self._held is None or time.monotonic() >= self._held[0]:
+            while True:
+                held, before = self._held, self._forgotten
+                if held is not None and time.monotonic() < held[0]:
+                    return held[1]
                 value = self._read()
-                self._held = (time.monotonic() + self._seconds, value)
-            return self._held[1]
+                if self._forgotten == before:
+                    self._held = (time.monotonic() + self._seconds, value)
+                    return value
 
     def forget(self) -> None:
-        """Read again at the next question."""
+        """Read again at the next question: what is being read now may be older."""
+        self._forgotten += 1
         self._held = None

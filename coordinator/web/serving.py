@@ -88,6 +88,8 @@ class WebService:
             self.app,
             host=self.settings.listen,
             port=self.settings.port,
+            # uvloop takes in one connection a turn: while 200 readers keep it busy, a new one would wait for seconds.
+            loop="asyncio",
             http=PatientProtocol,
             ws="none",
             # Whose address a request has, the gate decides.

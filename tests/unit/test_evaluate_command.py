@@ -33,7 +33,21 @@ CONCEPT = [*range(N_CONCEPTS), *(i for i in range(N_CONCEPTS) for _ in "ab")]
 
 def mapping(code: str, cluster: int, *, anchored: bool) -> Mapping:
     return Mapping(
-        code, ("south",), cluster, 0.9, 0.9, anchored, anchored, STANDARD[cluster], 0.9, (), (), "", "condition", None, 1.0
+        code,
+        ("south",),
+        cluster,
+        0.9,
+        0.9,
+        anchored,
+        anchored,
+        STANDARD[cluster],
+        0.9,
+        (),
+        (),
+        "",
+        "condition",
+        None,
+        1.0,
     )
 
 

@@ -24,7 +24,9 @@ def linked(score: np.ndarray, n_standard: int) -> Linked:
     assert m == n_standard
     clues = Clues(np.arange(m, m + n), np.arange(m), np.zeros(n, np.intp), NONE, (), (NONE, NONE), {})
     latent = Latent(np.zeros((m + n, 2)), np.zeros((1, 2, 2)), np.zeros(m + n, np.intp), (), (), (), ())
-    return Linked(latent, {}, score, default_fusion(("profile",)), clues, np.arange(m + n), np.empty((0, 2), np.intp))
+    return Linked(
+        latent, {}, score, default_fusion(("profile",)), clues, np.arange(m + n), np.empty((0, 2), np.intp)
+    )
 
 
 def points(n: int, dim: int = 4, seed: int = 0) -> np.ndarray:

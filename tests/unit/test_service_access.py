@@ -404,7 +404,7 @@ def test_every_answer_has_the_headers_that_keep_a_browser_safe(service: Web) -> 
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
         assert found.headers["x-content-type-options"] == "nosniff"
-        assert found.headers["referrer-policy"] == "no-referrer"
+        assert found.headers["referrer-policy"] == "same-origin"
         assert found.headers["cache-control"] == "private, no-cache"
         assert "strict-transport-security" not in found.headers
         assert "server" not in found.headers

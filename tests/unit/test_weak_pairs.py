@@ -102,7 +102,9 @@ def test_same_meaning_is_the_log_likelihood_ratio_of_the_model() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((4, 2)), rng.standard_normal((3, 2))
     x, y = rng.standard_normal(4), rng.standard_normal(3)
-    found = Latent(np.stack([a.T @ x, b.T @ y]), np.stack([a.T @ a, b.T @ b]), np.array([0, 1]), (), (), (), ())
+    found = Latent(
+        np.stack([a.T @ x, b.T @ y]), np.stack([a.T @ a, b.T @ b]), np.array([0, 1]), (), (), (), ()
+    )
     both = np.vstack([a, b])
     one = multivariate_normal(np.zeros(7), both @ both.T + np.eye(7)).logpdf(np.r_[x, y])
     two = multivariate_normal(np.zeros(4), a @ a.T + np.eye(4)).logpdf(x)

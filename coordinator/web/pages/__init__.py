@@ -6,9 +6,9 @@ Addresses carry the version, `/v/3/concept/NORTH:dm2`, and stay what they are; `
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
-from starlette.responses import Response
 
 from coordinator.library import Library
 from coordinator.web.fresh import Fresh

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from coordinator.exports.cells import csv_bytes
 from coordinator.exports.table import Entry
 from coordinator.library import OpenRelease
-from coordinator.web.pages.facts import Facts, facts_of
+from coordinator.web.pages.facts import facts_of
 from coordinator.web.pages.layout import Flat
 from coordinator.web.pages.rendering import environment, render
 from coordinator.web.problems import ServiceError
@@ -27,6 +28,8 @@ MAGIC: Final = b"SMAP"
 MOST_CORNERS: Final = 400
 PAGE: Final = 50
 _STEPS: Final = ("no standard code", "below 50 %", "50 to 90 %", "90 % or more", "given")
+Page = Annotated[int, Query(ge=1, le=10**6)]
+Colour = Annotated[str, Query(max_length=20)]
 Area = Annotated[str, Query(max_length=8000, description="x,y,x,y,... of a polygon's corners, in -1..1.")]
 
 
@@ -74,6 +77,10 @@ def places(reading: Unchanging, request: Request) -> Response:
     del request
     facts = facts_of(reading.release)
     layout = facts.layout()
+    if facts.failed:
+        raise ServiceError(
+            500, "The map cannot be laid out", do="Tell the coordinator; the rest of the page works"
+        )
     if layout is None:
         return JSONResponse({"state": "working"}, status_code=202, headers={"Retry-After": "2"})
     return Response(as_bytes(reading.release, layout), media_type="application/octet-stream")
@@ -91,7 +98,7 @@ def codes(reading: Unchanging, request: Request, row: Annotated[int, Query(ge=0)
 
 
 @router.get("/v/{version}/map/selection")
-def selection(reading: Opened, request: Request, area: Area, page: int = 1) -> Response:
+def selection(reading: Opened, request: Request, area: Area, page: Page = 1) -> Response:
     """The table of an area's codes, as a part of a page."""
     del request
     found = _selection(reading.release, area, page)
@@ -208,8 +215,19 @@ def within(points: npt.NDArray[np.float64], corners: npt.NDArray[np.float64]) ->
     return inside
 
 
+_MADE: Final[WeakKeyDictionary[OpenRelease, list[Colouring]]] = WeakKeyDictionary()
+_BYTES: Final[WeakKeyDictionary[OpenRelease, bytes]] = WeakKeyDictionary()
+
+
 def colourings(release: OpenRelease) -> list[Colouring]:
-    """The ways to colour the map."""
+    """The ways to colour the map, worked out once."""
+    found = _MADE.get(release)
+    if found is None:
+        found = _MADE[release] = _colourings(release)
+    return found
+
+
+def _colourings(release: OpenRelease) -> list[Colouring]:
     facts = facts_of(release)
     entries = release.map.entries
     sites = ["several sites" if len(e.sites) > 1 else next(iter(e.sites), "no site") for e in entries]
@@ -241,8 +259,11 @@ def _step(entry: Entry) -> int:
 
 def as_bytes(release: OpenRelease, layout: Flat) -> bytes:
     """What the canvas draws from."""
-    facts: Facts = facts_of(release)
-    cluster = np.array([e.cluster for e in facts.map.entries], dtype="<u4")
-    parts = [layout[:, 0].astype("<f4"), layout[:, 1].astype("<f4"), cluster]
-    parts += [c.number.astype("<u2") for c in colourings(release)]
-    return MAGIC + struct.pack("<I", len(layout)) + b"".join(p.tobytes() for p in parts)
+    found = _BYTES.get(release)
+    if found is None:
+        cluster = np.array([e.cluster for e in release.map.entries], dtype="<u4")
+        parts = [layout[:, 0].astype("<f4"), layout[:, 1].astype("<f4"), cluster]
+        parts += [c.number.astype("<u2") for c in colourings(release)]
+        found = MAGIC + struct.pack("<I", len(layout)) + b"".join(p.tobytes() for p in parts)
+        _BYTES[release] = found
+    return found

@@ -13,7 +13,6 @@ from coordinator.web.models import PlainText
 from coordinator.web.pages.facts import facts_of
 from coordinator.web.pages.rendering import render
 from coordinator.web.reading import Opened
-from protocol.vocabulary import chapter
 
 router = APIRouter(include_in_schema=False)
 PAGE: Final = 50
@@ -60,7 +59,7 @@ def coverage(
         "everywhere": n_sites == len(found.sites),
         "one": n_sites == 1,
     }[show]
-    chapters = [chapter(c) for c in found.concepts]
+    chapters = facts_of(release).chapters
     if group:
         mask &= np.array([c == group for c in chapters], dtype=bool)
     rows = np.flatnonzero(mask)

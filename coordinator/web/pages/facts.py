@@ -62,11 +62,15 @@ class Facts:
 
     Args:
         release: an open one.
+
+    Attributes:
+        failed: the layout could not be worked out.
     """
 
     def __init__(self, release: OpenRelease) -> None:
         # Not the release itself: it is the key under which this is kept, and would never go.
         self.map, self._vectors, self._codes = release.map, release.index.vectors, release.index.codes
+        self.failed = False
         self._layout: Flat | None = None
         self._working: threading.Thread | None = None
 
@@ -110,6 +114,11 @@ class Facts:
             counts[i, j] = value
         order = sorted(row)
         return Coverage(tuple(order), self.sites, counts[[row[c] for c in order]])
+
+    @cached_property
+    def chapters(self) -> tuple[str, ...]:
+        """Of each concept of `coverage`: its chapter of ICD, or its system."""
+        return tuple(chapter(code) for code in self.coverage.concepts)
 
     # --- Hierarchy -------------------------------------------------------------------------------------
 
@@ -165,7 +174,12 @@ class Facts:
     def _lay_out(self) -> None:
         place = {code: i for i, code in enumerate(self._codes)}
         rows = [place[e.code] for e in self.map.entries]
-        self._layout = flat_layout(self._vectors[rows])
+        try:
+            self._layout = flat_layout(self._vectors[rows])
+        except Exception:
+            # Whoever waits for the map would wait for ever.
+            self.failed = True
+            raise
 
     def wait(self) -> Flat:
         """`layout`, after it was worked out; for tests and whoever has time."""

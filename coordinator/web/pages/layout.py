@@ -19,6 +19,7 @@ from protocol.arrays import FloatMatrix
 LANDMARKS: Final = 3_000
 """Codes that t-SNE places itself: it takes seconds for these, and hours for 100,000."""
 
+_FEWEST: Final = 20  # rows for t-SNE
 _NEAREST: Final = 4
 _SHARPNESS: Final = 20.0  # a landmark whose cosine is 0.05 less pulls e times less
 _BLOCK: Final = 4_000
@@ -39,28 +40,45 @@ def flat_layout(vectors: FloatMatrix) -> Flat:
     Law: rows of one vector stand closer together than to any other landmark's place.
     Source: van der Maaten and Hinton 2008; landmarks as in de Silva and Tenenbaum 2004.
     """
+    # Codes that share a row of the fit have one vector: they are laid out once, and t-SNE sees no two places alike.
+    alike, group = np.unique(np.round(vectors, 4), axis=0, return_inverse=True)
+    return _apart(_framed(_distinct(alike)[group.reshape(-1)]))
+
+
+def _distinct(vectors: FloatMatrix) -> npt.NDArray[np.float64]:
     n = len(vectors)
     if n <= LANDMARKS:
-        return _apart(_framed(_laid_out(vectors)))
+        return _laid_out(vectors)
     chosen = np.sort(np.random.default_rng(0).choice(n, LANDMARKS, replace=False))
     places = _framed(_laid_out(vectors[chosen]))
     flat = np.empty((n, 2), dtype=np.float64)
     for low in range(0, n, _BLOCK):
         some = slice(low, low + _BLOCK)
         flat[some] = _between(vectors[some] @ vectors[chosen].T, places)
-    return _apart(_framed(flat))
+    return flat
 
 
 def _laid_out(vectors: FloatMatrix) -> npt.NDArray[np.float64]:
+    """Places by the first two principal components, and, where there are enough rows for it, by t-SNE from these."""
     n, d = vectors.shape
-    if n < 20 or d < 3:
-        flat = np.zeros((n, 2))
-        k = min(2, n, d)
-        if k and n > 1:
-            flat[:, :k] = PCA(k, random_state=0).fit_transform(vectors.astype(np.float64))
+    k, flat = min(2, n, d), np.zeros((n, 2))
+    if k and n > 1:
+        flat[:, :k] = PCA(k, random_state=0).fit_transform(vectors.astype(np.float64))
+    spread = float(flat[:, 0].std()) if n else 0.0
+    if n < _FEWEST or d < 3 or spread < 1e-6:
         return flat
+    # Places that are all one let the quadtree of t-SNE recurse until the process dies.
+    start = flat / spread * 1e-4 + np.random.default_rng(0).normal(0, 1e-6, flat.shape)
     perplexity = min(30.0, (n - 1) / 3)
-    tsne = TSNE(2, metric="cosine", init="pca", perplexity=perplexity, random_state=0, max_iter=600)
+    tsne = TSNE(
+        2,
+        metric="cosine",
+        init=start.astype(np.float32),
+        perplexity=perplexity,
+        learning_rate="auto",
+        random_state=0,
+        max_iter=600,
+    )
     return np.asarray(tsne.fit_transform(vectors), dtype=np.float64)
 
 
@@ -92,4 +110,4 @@ def _apart(flat: npt.NDArray[np.float64]) -> Flat:
     rank[order] = np.arange(len(flat)) - np.repeat(first, np.diff(np.r_[first, len(flat)]))
     radius = 0.0012 * np.sqrt(rank)
     turn = np.c_[np.cos(_GOLDEN * rank), np.sin(_GOLDEN * rank)]
-    return (0.98 * flat + radius[:, None] * turn).clip(-1, 1).astype(np.float32)
+    return np.asarray((0.98 * flat + radius[:, None] * turn).clip(-1, 1), dtype=np.float32)

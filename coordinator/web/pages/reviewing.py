@@ -14,7 +14,6 @@ from coordinator.review.record import Decision, Relation
 from coordinator.review.reviews import Reviews
 from coordinator.web.access import (
     CoordinatorDependency,
-    Person,
     PersonDependency,
     ReviewerDependency,
     local_path,
@@ -105,6 +104,11 @@ def decide(
     # Whoever typed another code means that one.
     meant = "" if verdict == "none" else _target(reading, other or target)
     plain: Literal["accept", "reject", "unsure"] = "accept" if verdict == "none" else verdict
+    if verdict == "accept" and not meant:
+        # The log takes this for `none`, which has a button of its own.
+        raise ServiceError(
+            422, "There is no standard code to accept", do="Type one, or say that no standard code is right"
+        )
 
     def make() -> Decision:
         if adjudicate:
@@ -241,8 +245,3 @@ def _said(
     if record.kind in {"decide", "adjudicate"} and where.startswith(url(reading.version, "review")):
         where += mark + urlencode({"said": record.number, "last": entry.code})
     return RedirectResponse(where, status_code=303)
-
-
-def may_review(person: Person | None) -> bool:
-    """Whether forms of review are shown."""
-    return person is not None and person.may("reviewer")

@@ -144,6 +144,3 @@ document.addEventListener("keydown", (event) => {
     document.getElementById("q")?.focus();
   }
 });
-document.querySelectorAll(".filters select").forEach((select) => {
-  select.addEventListener("change", () => select.form.requestSubmit());
-});
