@@ -151,11 +151,14 @@ def _counting_rule(study: StudySpec) -> str:
 
 def _flat_map(embedding: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], str]:
     """A place for each code in two dimensions, and how it was found."""
-    n = len(embedding)
+    # scikit-learn's t-SNE ends the whole process where many vectors are equal, as those of codes in one row are.
+    distinct, place = np.unique(embedding, axis=0, return_inverse=True)
+    n = len(distinct)
     if n < 50 or n > _TSNE_LIMIT:
         flat = PCA(2, random_state=0).fit_transform(embedding.astype(np.float64))
         return np.asarray(flat, dtype=np.float64), "first two principal components"
     tsne = TSNE(
         2, metric="cosine", init="pca", perplexity=min(30.0, (n - 1) / 3), random_state=0, max_iter=500
     )
-    return np.asarray(tsne.fit_transform(embedding), dtype=np.float64), "t-SNE of cosine distances"
+    flat = np.asarray(tsne.fit_transform(distinct), dtype=np.float64)
+    return flat[place.reshape(-1)], "t-SNE of cosine distances"
