@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+from json import dumps as to_json
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.live import Live
+from rich.table import Table
 
 from coordinator import rounds
 from coordinator.cli_options import HERE, HomeOption, JsonOption, RoundArgument
 from coordinator.config import Home
 from coordinator.store import Store
-from protocol.console import out, print_json, progress, table
+from protocol.console import grid_of, out, print_json, progress, shown, stop_event, table
 from protocol.errors import RoundError
 
 round_app = typer.Typer(no_args_is_help=True, help="Open a round, collect releases, deliver results.")
@@ -114,6 +120,33 @@ def round_status(
         table("Rounds (UTC)", ["round", "state", "opened", "expires"], rows)
 
 
+@round_app.command("watch", epilog="Example: coordinator round watch 2026-q4 --home hub")
+def round_watch(
+    name: RoundArgument,
+    home: HomeOption = HERE,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+    json: JsonOption = False,
+) -> None:
+    """Follow every site of a round until its version is delivered, or Ctrl-C; nothing is changed.
+
+    On a terminal the table is kept up to date. Elsewhere, and with --json, each change is a line of its own.
+    """
+    hub = Home(home)
+    store, stop = Store(hub.database_url), stop_event()
+    live = out.is_terminal and not json
+    with Live(console=out, auto_refresh=False) if live else nullcontext() as screen:
+        said: dict[str, rounds.SiteState] = {}
+        while True:
+            states, state = rounds.site_states(hub, store, name), store.round(name).state
+            if screen is not None:
+                screen.update(_states_table(name, state, states), refresh=True)
+            else:
+                _say_changes(states, said, as_json=json)
+            said = {s.site: s for s in states}
+            if state == "delivered" or stop.wait(every):
+                return
+
+
 @round_app.command(
     "pack", epilog="Example: coordinator round pack 2026-q4 --site lake --output usb --home hub"
 )
@@ -202,7 +235,26 @@ def _show_round(hub: Home, store: Store, name: str, *, json: bool) -> None:
     if json:
         print_json({"round": name, "state": store.round(name).state, "sites": [vars(s) for s in states]})
         return
+    out.print(_states_table(name, store.round(name).state, states))
+
+
+def _states_table(name: str, state: str, states: Sequence[rounds.SiteState]) -> Table:
     rows = [
         [s.site, s.state, s.detail, f"{s.bytes_done:,}" if s.bytes_total else "", s.contact] for s in states
     ]
-    table(f"Round {name}: {store.round(name).state}", ["site", "state", "detail", "bytes", "contact"], rows)
+    return grid_of(f"Round {name}: {state}", ["site", "state", "detail", "bytes", "contact"], rows)
+
+
+def _say_changes(
+    states: Sequence[rounds.SiteState], said: Mapping[str, rounds.SiteState], *, as_json: bool
+) -> None:
+    """A line for each site of which something has changed."""
+    for site in states:
+        if said.get(site.site) == site:
+            continue
+        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **vars(site)}
+        if as_json:
+            typer.echo(to_json(line, ensure_ascii=False))
+        else:
+            detail = f" {shown(site.detail)}" if site.detail else ""
+            out.print(f"{line['time']} {site.site}: {site.state}.{detail}")

@@ -65,13 +65,18 @@ def print_json(value: Any) -> None:
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """A table for people; numbers are set to the right."""
+    out.print(grid_of(title, columns, rows))
+
+
+def grid_of(title: str, columns: list[str], rows: list[list[Any]]) -> Table:
+    """The table itself, for a display that changes."""
     grid = Table(title=title, title_justify="left", title_style="bold")
     for i, name in enumerate(columns):
         numeric = all(isinstance(row[i], int | float) for row in rows) and bool(rows)
         grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(_cell(v) for v in row))
-    out.print(grid)
+    return grid
 
 
 def shown(text: str, limit: int = 100) -> str:

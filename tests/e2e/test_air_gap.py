@@ -127,6 +127,11 @@ def test_a_round_by_files_alone(enrolled: Consortium) -> None:
     state = told("coordinator", "round", "status", "r1", "--home", hub)
     assert state["state"] == "delivered"
     assert {site["state"] for site in state["sites"]} == {"delivered"}
+    # A round that is over is told once.
+    lines = run("coordinator", "round", "watch", "r1", "--json", "--home", hub).splitlines()
+    assert {json.loads(line)["site"]: json.loads(line)["state"] for line in lines} == dict.fromkeys(
+        enrolled.sites, "delivered"
+    )
 
 
 def test_what_is_carried_is_checked(enrolled: Consortium, tmp_path: Path) -> None:
