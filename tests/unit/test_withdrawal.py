@@ -273,6 +273,14 @@ def test_a_mark_that_the_coordinator_did_not_sign_is_no_mark(hub: Hub) -> None:
         verify_folder(folder, hub.home.keys.public())
 
 
+def test_what_the_service_exported_from_a_version_is_erased(hub: Hub) -> None:
+    kept = hub.home.release_folder(1).with_name("v1-exports") / "map.csv"
+    kept.parent.mkdir()
+    kept.write_text("WEST:3")
+    leave(hub)
+    assert not kept.parent.exists()
+
+
 def test_versions_can_be_erased(tmp_path: Path) -> None:
     hub = joined(tmp_path, OWN_SITE)
     size = sum(map(len, files(hub.home.release_folder(1)).values()))
