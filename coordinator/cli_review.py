@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import getpass
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from coordinator import cli_review_files
 from coordinator.cli_options import HERE, HomeOption, JsonOption
+from coordinator.cli_review_files import AsOption, account, open_reviews
 from coordinator.cli_review_show import (
-    COLUMNS,
-    csv_line,
     facts,
     in_words,
-    names_of,
     record_facts,
     show_records,
 )
-from coordinator.config import Home
-from coordinator.exports.cells import csv_bytes
 from coordinator.review.record import Decision, Relation, Verdict
 from coordinator.review.reviews import Reviews
-from coordinator.store import Store
-from protocol.console import out, print_json, progress, shown, table
+from protocol.console import out, print_json, shown, table
 from protocol.errors import UsageError
-from protocol.files import write_atomic
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -34,9 +27,6 @@ app = typer.Typer(
 VersionOption = Annotated[
     int | None,
     typer.Option("--version", help="The version that is looked at; the newest that stands without it."),
-]
-AsOption = Annotated[
-    str, typer.Option("--as", help="Who says so; the account that runs the command without it.")
 ]
 CodeArgument = Annotated[str, typer.Argument(help="The code, as SYSTEM:CODE.")]
 VerdictArgument = Annotated[str, typer.Argument(help="accept, reject or unsure.")]
@@ -65,7 +55,7 @@ def queue(
     json: JsonOption = False,
 ) -> None:
     """List the codes to look at: conflicts first, then the most doubtful mappings."""
-    reviews = _open(home)
+    reviews = open_reviews(home)
     release = reviews.library.open(version)
     tasks = reviews.queue(
         release, reviewer=reviewer, state=state, systems=system or (), limit=limit, offset=offset
@@ -122,7 +112,7 @@ def show(
     json: JsonOption = False,
 ) -> None:
     """Show where a code stands and what was said of it."""
-    reviews, who = _open(home), reviewer or _account()
+    reviews, who = open_reviews(home), reviewer or account()
     standing = reviews.standing(code) if everything else reviews.seen_by(who, code)
     records = reviews.history(code) if everything else standing.records
     if json:
@@ -152,9 +142,9 @@ def decide(
     json: JsonOption = False,
 ) -> None:
     """Say that a mapping is right, wrong, or that you are unsure; a later decision of yours replaces an earlier one."""
-    reviews = _open(home)
+    reviews = open_reviews(home)
     made = reviews.decide(
-        reviewer=reviewer or _account(),
+        reviewer=reviewer or account(),
         code=code,
         target=_target(reviews, code, target, verdict, version, none=none),
         verdict=_verdict(verdict),
@@ -162,7 +152,7 @@ def decide(
         version=version,
         relation=_relation(relation),
     )
-    _say(reviews, made, reviewer or _account(), json=json)
+    _say(reviews, made, reviewer or account(), json=json)
 
 
 @app.command(
@@ -176,9 +166,9 @@ def comment(
     json: JsonOption = False,
 ) -> None:
     """Say something of a code that is no decision."""
-    reviews = _open(home)
-    made = reviews.comment(reviewer=reviewer or _account(), code=code, text=text)
-    _say(reviews, made, reviewer or _account(), json=json)
+    reviews = open_reviews(home)
+    made = reviews.comment(reviewer=reviewer or account(), code=code, text=text)
+    _say(reviews, made, reviewer or account(), json=json)
 
 
 @app.command(epilog="Example: coordinator review assign --first 100 --to ann --to bob --home hub")
@@ -197,11 +187,11 @@ def assign(
     json: JsonOption = False,
 ) -> None:
     """Ask reviewers for codes, each blind to what the others say; without --to an assignment ends."""
-    reviews = _open(home)
+    reviews = open_reviews(home)
     wanted = list(codes or ()) + (_unassigned(reviews, first, system) if first else [])
     if not wanted:
         raise UsageError("No code is named", do="Name codes, or take the head of the queue with --first 100")
-    made = reviews.assign_all(by=by or _account(), codes=wanted, reviewers=to or [])
+    made = reviews.assign_all(by=by or account(), codes=wanted, reviewers=to or [])
     if json:
         print_json([record_facts(r) for r in made])
         return
@@ -223,16 +213,16 @@ def undo(
     json: JsonOption = False,
 ) -> None:
     """Take a record back, an undo too; what stood before it stands again."""
-    reviews = _open(home)
+    reviews = open_reviews(home)
     if whole_file:
-        gone = reviews.undo_import(reviewer=reviewer or _account(), number=number, coordinator=True)
+        gone = reviews.undo_import(reviewer=reviewer or account(), number=number, coordinator=True)
         if json:
             print_json([record_facts(r) for r in gone])
         else:
             out.print(f"Took {len(gone):,} records back.")
         return
-    made = reviews.undo(reviewer=reviewer or _account(), number=number, coordinator=True)
-    _say(reviews, made, reviewer or _account(), json=json)
+    made = reviews.undo(reviewer=reviewer or account(), number=number, coordinator=True)
+    _say(reviews, made, reviewer or account(), json=json)
 
 
 @app.command(
@@ -250,22 +240,22 @@ def adjudicate(
     json: JsonOption = False,
 ) -> None:
     """End a conflict; whoever is part of it cannot."""
-    reviews = _open(home)
+    reviews = open_reviews(home)
     made = reviews.adjudicate(
-        adjudicator=adjudicator or _account(),
+        adjudicator=adjudicator or account(),
         code=code,
         target=_target(reviews, code, target, verdict, version, none=none),
         verdict=_verdict(verdict),
         comment=comment,
         version=version,
     )
-    _say(reviews, made, adjudicator or _account(), json=json)
+    _say(reviews, made, adjudicator or account(), json=json)
 
 
 @app.command(epilog="Example: coordinator review conflicts --home hub")
 def conflicts(home: HomeOption = HERE, json: JsonOption = False) -> None:
     """List the codes on which people disagree, and who said what."""
-    found = _open(home).conflicts()
+    found = open_reviews(home).conflicts()
     if json:
         print_json([facts(s) for s in found])
         return
@@ -292,7 +282,7 @@ def log(
     json: JsonOption = False,
 ) -> None:
     """Show the last records of the log, and whether all of it is as it was written."""
-    reviews = _open(home)
+    reviews = open_reviews(home)
     checked = reviews.verify() if verify else None
     records = reviews.log.records()
     last = records[-limit:] if limit else ()
@@ -312,123 +302,10 @@ def log(
             )
 
 
-@app.command(
-    "import",
-    epilog="Example: coordinator review import map.csv --format usagi --vocabulary athena --as ann --dry-run --home hub",
-)
-def import_command(
-    file: Annotated[Path, typer.Argument(help="The file.")],
-    form: Annotated[str, typer.Option("--format", help="usagi, sssom or stcm.")],
-    actor: AsOption = "",
-    vocabulary: Annotated[
-        Path | None, typer.Option(help="Folder of the OMOP vocabularies, where targets are concept ids.")
-    ] = None,
-    system: Annotated[
-        str, typer.Option("--system", help="The system of the source codes, where the file does not name it.")
-    ] = "",
-    with_conflicts: Annotated[
-        bool,
-        typer.Option(
-            "--with-conflicts", help="Record what contradicts a decision too: the code is in conflict then."
-        ),
-    ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be recorded.")] = False,
-    report: Annotated[
-        Path | None, typer.Option(help="CSV to write, with every line that was not taken, and why.")
-    ] = None,
-    home: HomeOption = HERE,
-    json: JsonOption = False,
-) -> None:
-    """Take over what people decided in Usagi, in a mapping set or in an earlier map; all of it or, after an error, nothing."""
-    from coordinator.review.importing import check_form, import_file  # noqa: PLC0415 - sssom-pydantic takes a second
-
-    with progress("import", quiet=json) as step:
-        step("reading and comparing", 0.1)
-        found = import_file(
-            _open(home),
-            file,
-            check_form(form),
-            actor=actor or _account(),
-            vocabulary=vocabulary,
-            system=system,
-            with_conflicts=with_conflicts,
-            dry_run=dry_run,
-        )
-    if report is not None:
-        write_atomic(
-            report,
-            csv_bytes(("line", "code", "reason"), [(x.line, x.code, x.reason) for x in found.left]),
-            mode=0o644,
-        )
-    if json:
-        print_json(
-            {
-                "source": found.source,
-                "dry_run": dry_run,
-                "taken": found.counts(),
-                "left": [vars(x) for x in found.left],
-                "conflicts": [vars(c) for c in found.clashes],
-                "records": [r.number for r in found.records],
-            }
-        )
-        return
-    said = ", ".join(f"{count:,} {name}" for name, count in found.counts().items() if count) or "nothing"
-    out.print(f"{'Would take' if dry_run else 'Took'} {said}; {len(found.left):,} lines were left.")
-    if found.left:
-        rows = [[x.line, shown(x.code), shown(x.reason, 200)] for x in found.left[:_SHOWN]]
-        table("Left", ["line", "code", "reason"], rows)
-    if len(found.left) > _SHOWN and report is None:
-        out.print("The rest: --report FILE.csv")
-    if found.clashes:
-        clashing = [
-            [
-                c.line,
-                shown(c.code),
-                f"{c.verdict} {shown(c.target)}",
-                f"{c.state} {shown(c.known)}",
-                str(c.by),
-            ]
-            for c in found.clashes[:_SHOWN]
-        ]
-        table(
-            f"{len(found.clashes):,} contradict decisions",
-            ["line", "code", "file", "known", "records"],
-            clashing,
-        )
-
-
-@app.command(epilog="Example: coordinator review export reviews.csv --home hub")
-def export(
-    output: Annotated[Path, typer.Argument(help="The CSV file to write.")],
-    home: HomeOption = HERE,
-    json: JsonOption = False,
-) -> None:
-    """Write where every code stands of which something was said."""
-    reviews = _open(home)
-    found = [s for _, s in sorted(reviews.standings().items())]
-    names = names_of(reviews)
-    try:
-        write_atomic(output, csv_bytes(COLUMNS, [csv_line(s, names) for s in found]), mode=0o644)
-    except OSError as error:
-        raise UsageError(
-            f"The export {output} cannot be written", why=str(error.strerror), do="Name another file"
-        ) from None
-    if json:
-        print_json({"output": str(output), "codes": len(found)})
-        return
-    out.print(f"Wrote {len(found):,} codes to {shown(str(output), 300)}.")
+cli_review_files.add_to(app)
 
 
 # --- Details -------------------------------------------------------------------------------------------
-
-
-def _open(home: Path) -> Reviews:
-    hub = Home(home)
-    return Reviews(hub, Store(hub.database_url))
-
-
-def _account() -> str:
-    return getpass.getuser()
 
 
 def _verdict(text: str) -> Verdict:

@@ -408,6 +408,9 @@ def test_the_command_reports_what_was_left(reviews: Reviews, athena: Path, tmp_p
     words += ["--home", str(reviews.home.folder)]
     found = CliRunner().invoke(app, [*words, "--dry-run", "--json"])
     assert json.loads(found.stdout)["taken"] == {"accept": 1, "none": 0, "reject": 0, "unsure": 0, "note": 3}
+    nowhere = CliRunner().invoke(app, [*words, "--report", str(file / "left.csv")])
+    assert isinstance(nowhere.exception, UsageError)
+    assert reviews.verify().records == 0
     found = CliRunner().invoke(app, [*words, "--report", str(tmp_path / "left.csv")])
     assert "Took 1 accept, 3 note; 2 lines were left" in found.output
     assert (tmp_path / "left.csv").read_text().splitlines()[1] == "5,11,target 0: it is not mapped"
