@@ -205,8 +205,14 @@ def _show(demo: Demo, previews: dict[str, Any], published: dict[str, Any]) -> No
         (demo.site(first) / "ledger.jsonl", f"what left {first}, line by line"),
     ):
         out.print(f"  {path}  [dim]{what}[/]")
-    program = scripts_folder() / "site-agent"
-    out.print(f"Try: {program} search {demo.inputs.example} -k 5 --home {demo.site(first)}", markup=False)
+    programs = scripts_folder()
+    out.print("Try:")
+    for words in (
+        f"site-agent search {demo.inputs.example} --near -k 5 --home {demo.site(first)}",
+        f"coordinator token add me --role reviewer --home {demo.hub}",
+        f"coordinator serve --only web --home {demo.hub}",
+    ):
+        out.print(f"  {programs / words}", markup=False)
 
 
 def _in_parallel(call: Any, names: Sequence[str]) -> list[Any]:
