@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from coordinator.web.app import create_app
 from coordinator.web.settings import WebSettings
 from coordinator.web.tokens import Tokens
 from tests.big_release import big_home
+from tests.copying import copy_folder
 
 PEOPLE = {"ann": "analyst", "ada": "reviewer", "ben": "reviewer", "cyd": "coordinator"}
 CODE, HOSTILE = "NORTH:000012", "NORTH:000000"
@@ -69,5 +69,5 @@ def web(
 
 def copy_home(home: Home, folder: Path) -> Home:
     """A copy that a test may spoil."""
-    shutil.copytree(home.folder, folder / "hub")
+    copy_folder(home.folder, folder / "hub")
     return Home(folder / "hub")

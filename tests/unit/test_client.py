@@ -31,6 +31,7 @@ from coordinator.web.tokens import Tokens
 from protocol.errors import EnvelopeError, ProtocolError, UsageError
 from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import Invitation
+from tests.copying import copy_folder
 from tests.hub import Hub, releases
 from tests.unit.test_withdrawal import leave
 
@@ -139,7 +140,7 @@ def test_a_home_a_folder_of_versions_and_a_version(home: Home) -> None:
 
 
 def test_a_withdrawn_version_is_refused_and_an_older_one_found(home: Home, tmp_path: Path) -> None:
-    shutil.copytree(home.folder.parent, tmp_path / "copy")
+    copy_folder(home.folder.parent, tmp_path / "copy")
     hub = object.__new__(Hub)
     hub.folder, hub.home, hub.last = tmp_path / "copy", Home(tmp_path / "copy" / "hub"), {}
     leave(hub)
@@ -460,7 +461,7 @@ def test_an_endless_answer_ends(
 
 def test_the_coordinator_s_own_service(home: Home, tmp_path: Path) -> None:
     """The real one: what it publishes is loaded with a token, and refused without."""
-    shutil.copytree(home.folder, tmp_path / "hub")
+    copy_folder(home.folder, tmp_path / "hub")
     hub = Home(tmp_path / "hub")
     token = Tokens(Store(hub.database_url)).add("ada", "analyst")
     running = WebService(hub, settings=WebSettings(port=0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +27,7 @@ from coordinator.versions.card import model_card, write_card
 from coordinator.versions.markdown import escaped
 from protocol.messages import BackgroundSource, SiteSummary, Tombstone
 from protocol.published import verify_folder
+from tests.copying import copy_folder
 from tests.hub import STUDY, Hub, releases
 
 SCHEMA = Path(__file__).parents[1] / "vectors" / "datacite" / "datacite-v4.5.json"
@@ -199,7 +199,7 @@ def test_the_first_version_follows_none(edition: Edition, tmp_path: Path) -> Non
 def test_creators_and_publisher_come_from_the_configuration(
     hub: Hub, edition: Edition, tmp_path: Path
 ) -> None:
-    shutil.copytree(hub.home.folder, tmp_path / "hub")
+    copy_folder(hub.home.folder, tmp_path / "hub")
     with (tmp_path / "hub" / "coordinator.toml").open("a") as stream:
         stream.write(
             '[citation]\ncreators = ["Curie, Marie", "Lake Hospital"]\npublisher = "University of Lake"\n'

@@ -32,6 +32,7 @@ from protocol.errors import ProtocolError
 from protocol.published import verify_folder
 from protocol.release import VerifiedRelease
 from protocol.study import StudySpec
+from tests.copying import copy_folder
 from tests.hub import Hub, releases
 from tests.synthetic import release, unit_rows, verified
 
@@ -197,7 +198,6 @@ def test_fits_can_do_without_reviews(hub: Hub) -> None:
 
 
 def test_a_fit_is_not_made_with_a_log_that_was_altered(hub: Hub, tmp_path: Path) -> None:
-    import shutil
 
     from sqlalchemy import text
 
@@ -205,7 +205,7 @@ def test_a_fit_is_not_made_with_a_log_that_was_altered(hub: Hub, tmp_path: Path)
     from coordinator.fitting import fit_round
     from coordinator.store import Store
 
-    shutil.copytree(hub.home.folder, tmp_path / "hub")
+    copy_folder(hub.home.folder, tmp_path / "hub")
     home = Home(tmp_path / "hub")
     with Store(home.database_url).begin() as session:
         session.execute(text("delete from review_record where number = 2"))

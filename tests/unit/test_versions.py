@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -31,6 +30,7 @@ from protocol.errors import ProtocolError, RoundError, UsageError
 from protocol.messages import BackgroundSource, PublishedManifest, SiteSummary, Tombstone
 from protocol.published import sign_manifest
 from protocol.study import StudySpec, parse_study
+from tests.copying import copy_folder
 from tests.hub import Hub, releases
 from tests.unit.test_withdrawal import leave
 
@@ -344,7 +344,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Hub:
 
 @pytest.fixture
 def hub(template: Hub, tmp_path: Path) -> Hub:
-    shutil.copytree(template.folder, tmp_path / "copy")
+    copy_folder(template.folder, tmp_path / "copy")
     hub = object.__new__(Hub)
     hub.folder, hub.study = tmp_path / "copy", template.study
     hub.key_of, hub.last = template.key_of, dict(template.last)

@@ -30,6 +30,7 @@ from protocol.errors import (
 from protocol.keys import PrivateKeys
 from protocol.published import marks, verify_folder
 from protocol.signed import sign_message
+from tests.copying import copy_folder
 from tests.hub import STUDY, Hub, releases
 from tests.synthetic import keys
 
@@ -74,7 +75,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Hub:
 @pytest.fixture
 def hub(template: Hub, tmp_path: Path) -> Hub:
     """A consortium at work: a copy, for each test to do with as it likes."""
-    shutil.copytree(template.folder, tmp_path / "copy")
+    copy_folder(template.folder, tmp_path / "copy")
     hub = object.__new__(Hub)
     hub.folder, hub.study, hub.key_of, hub.last = (
         tmp_path / "copy",
