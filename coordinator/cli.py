@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from coordinator import (
+    cli_backup,
     cli_knowledge,
     cli_research,
     cli_review,
@@ -45,6 +45,7 @@ cli_sites.add_to(app)
 cli_versions.add_to(app)
 cli_search.add_to(app)
 cli_round.add_to(app)
+cli_backup.add_to(app)
 app.add_typer(cli_knowledge.app, name="knowledge")
 app.add_typer(cli_review.app, name="review")
 app.add_typer(cli_study.app, name="study")
@@ -122,8 +123,6 @@ def fit(
     with rounds.exclusive(hub), progress("fit", quiet=json) as step:
         step("opening releases", 0.0)
         result = fit_round(hub, store, name, accepted=accepted, progress=step)
-    if store.round(name).state == "open":
-        store.set_round_state(name, "fitted")
     learnt = result.calibration
     found_again = f"{learnt.right:.0%} of {learnt.n}" if learnt.n else "too few to hide"
     facts: dict[str, Any] = {
@@ -161,28 +160,13 @@ def publish(
     json: JsonOption = False,
 ) -> None:
     """Write, sign and number the release of a fitted round, and seal each site's copy."""
-    from coordinator import publish as publishing  # noqa: PLC0415
-    from coordinator.harmonize import load_fit  # noqa: PLC0415
-    from coordinator.quality import compare, read_truth  # noqa: PLC0415
+    from coordinator.publication import publish_round  # noqa: PLC0415 - torch takes a second to import
 
     hub = Home(home)
     store = Store(hub.database_url)
     with rounds.exclusive(hub), progress("publish", quiet=json) as step:
-        step("opening releases", 0.0)
-        releases = tuple(rounds.accepted_releases(hub, store, name))
-        result = load_fit(hub.round_folder(name) / "fit.safetensors", releases, hub.study)
-        quality = None
-        if truth is not None:
-            step("scoring against the truth", 0.2)
-            quality = compare(
-                result, releases, read_truth(truth), standard=hub.study.standard, seed=hub.study.fit.seed
-            )
-        step("writing the release", 0.5)
-        created = datetime.now(UTC).replace(microsecond=0)
-        edition = publishing.make_edition(
-            hub, store, name, releases, result, created=created, quality=quality
-        )
-        folder = publishing.publish(hub, store, edition)
+        made = publish_round(hub, store, name, truth=truth, progress=step)
+    edition, folder, quality = made.edition, made.folder, made.quality
     rows, scored = ([vars(r) for r in quality.rows], quality.scored) if quality else ([], "")
     if json:
         print_json(

@@ -15,5 +15,8 @@ FingerprintOption = Annotated[
     list[str] | None,
     typer.Option(help="The fingerprint that the site told you; takes it without asking."),
 ]
+DaysOption = Annotated[
+    int, typer.Option(min=0, max=365, help="Days until the call expires; 0: as the study's rounds.days says.")
+]
 RoundArgument = Annotated[str, typer.Argument(help="The round's name.")]
 HERE = Path()

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from datetime import UTC, datetime
-from json import dumps as to_json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.live import Live
-from rich.table import Table
 
-from coordinator import rounds
-from coordinator.cli_options import HERE, HomeOption, JsonOption, RoundArgument
+from coordinator import cli_round_moves, cli_round_watch, rounds
+from coordinator.cli_options import HERE, DaysOption, HomeOption, JsonOption, RoundArgument
+from coordinator.cli_round_watch import round_facts, states_table
 from coordinator.config import Home
+from coordinator.flower.desk import RoundDesk
+from coordinator.roundstates import COLLECTING
 from coordinator.store import Store
-from protocol.console import grid_of, out, print_json, progress, shown, stop_event, table
+from protocol.console import out, print_json, progress, shown, table
 from protocol.errors import RoundError
 
 round_app = typer.Typer(no_args_is_help=True, help="Open a round, collect releases, deliver results.")
@@ -29,6 +27,8 @@ PollOption = Annotated[float, typer.Option(min=0.2, help="Seconds between two lo
 
 def add_to(app: typer.Typer) -> None:
     """Add `round` and `import`."""
+    cli_round_moves.add_to(round_app)
+    cli_round_watch.add_to(round_app)
     app.add_typer(round_app, name="round")
     app.command("import", epilog="Example: coordinator import usb/2026-q4-lake.release --home hub")(
         import_files
@@ -39,7 +39,7 @@ def add_to(app: typer.Typer) -> None:
 def round_open(
     name: RoundArgument,
     home: HomeOption = HERE,
-    days: Annotated[int, typer.Option(min=1, max=365, help="Days until the call expires.")] = 30,
+    days: DaysOption = 0,
     by_file: Annotated[
         bool,
         typer.Option("--by-file", help="No site has a line: `round pack` writes what is carried to them."),
@@ -49,13 +49,13 @@ def round_open(
     """Make the round's key and sign the call to all enrolled sites."""
     hub = Home(home)
     store = Store(hub.database_url)
-    nodes = {} if by_file else _nodes(hub, store)
-    opened = rounds.open_round(hub, store, name, days=days, nodes=nodes)
+    nodes = {} if by_file else flower_nodes(hub, store)
+    opened = rounds.open_round(hub, store, name, nodes=nodes, days=days, by_file=by_file)
     if json:
         print_json({"round": name, "expires": opened.expires, "sites": sorted(nodes)})
     else:
         called = "no site is called over the line" if by_file else f"{len(nodes)} sites are called"
-        following = "pack" if by_file else "collect"
+        following = "pack" if by_file else "run"
         out.print(f"Round {name} is open until {opened.expires:%Y-%m-%d}; {called}.")
         out.print(f"Next: coordinator round {following} {name} --home {home}")
 
@@ -71,8 +71,19 @@ def round_collect(
     """Fetch the sealed releases of sites that have approved; verify each before it is accepted."""
     hub = Home(home)
     store = Store(hub.database_url)
-    store.round(name)
-    _transport(hub, store, name, "collect", wait, poll, quiet=json)
+    state = store.round(name).state
+    if state not in COLLECTING:
+        raise RoundError(
+            f"Round {name} is {state} and takes no releases in",
+            do=f"To take in more: coordinator round extend {name} --days 7",
+        )
+    desk = RoundDesk(hub.round_folder(name))
+    for site in hub.study.sites:
+        desk.forgive(site)
+    if state == "open":
+        store.move_round(name, "collecting")
+    sites = [s.name for s in rounds.called_sites(store, name) if s.name in desk.sites()]
+    _transport(hub, store, name, "collect", sites, wait, poll, quiet=json)
     rounds.take_in(hub, store, name)
     _show_round(hub, store, name, json=json)
 
@@ -90,7 +101,8 @@ def round_deliver(
     store = Store(hub.database_url)
     if store.round(name).state not in {"published", "delivered"}:
         raise RoundError(f"Round {name} has no published version", do=f"Run coordinator publish {name}")
-    _transport(hub, store, name, "deliver", wait, poll, quiet=json)
+    sites = list(RoundDesk(hub.round_folder(name)).sites())
+    _transport(hub, store, name, "deliver", sites, wait, poll, quiet=json)
     rounds.take_receipts(hub, store, name)
     _show_round(hub, store, name, json=json)
 
@@ -118,33 +130,6 @@ def round_status(
             for r in found
         ]
         table("Rounds (UTC)", ["round", "state", "opened", "expires"], rows)
-
-
-@round_app.command("watch", epilog="Example: coordinator round watch 2026-q4 --home hub")
-def round_watch(
-    name: RoundArgument,
-    home: HomeOption = HERE,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
-    json: JsonOption = False,
-) -> None:
-    """Follow every site of a round until its version is delivered, or Ctrl-C; nothing is changed.
-
-    On a terminal the table is kept up to date. Elsewhere, and with --json, each change is a line of its own.
-    """
-    hub = Home(home)
-    store, stop = Store(hub.database_url), stop_event()
-    live = out.is_terminal and not json
-    with Live(console=out, auto_refresh=False) if live else nullcontext() as screen:
-        said: dict[str, rounds.SiteState] = {}
-        while True:
-            states, state = rounds.site_states(hub, store, name), store.round(name).state
-            if screen is not None:
-                screen.update(_states_table(name, state, states), refresh=True)
-            else:
-                _say_changes(states, said, as_json=json)
-            said = {s.site: s for s in states}
-            if state == "delivered" or stop.wait(every):
-                return
 
 
 @round_app.command(
@@ -193,31 +178,36 @@ def import_files(
         raise typer.Exit(1)
 
 
-def _nodes(hub: Home, store: Store) -> dict[str, int]:
+def flower_nodes(hub: Home, store: Store) -> dict[str, int]:
     """The Flower node of each site, known to the SuperLink from now on."""
-    from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
+    from coordinator.flower.line import FlowerLine  # noqa: PLC0415 - Flower takes seconds to import
 
-    services, nodes = Services.attach(hub.flower), {}
-    for site in store.members():
-        path = hub.flower / "nodes" / f"{site.name}.pub"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(site.node_key + "\n")
-        nodes[site.name] = services.register(site.name, path)
-    return nodes
+    return FlowerLine(hub, store).nodes()
 
 
 def _transport(
-    hub: Home, store: Store, name: str, phase: str, wait: float, poll: float, *, quiet: bool
+    hub: Home,
+    store: Store,
+    name: str,
+    phase: str,
+    sites: Sequence[str],
+    wait: float,
+    poll: float,
+    *,
+    quiet: bool,
 ) -> None:
     """Run one phase over Flower and show every site's bar until it ends."""
-    from coordinator.flower.desk import RoundDesk  # noqa: PLC0415
+    from coordinator.flower.line import FlowerLine  # noqa: PLC0415
     from coordinator.flower.services import Services  # noqa: PLC0415
 
+    if not sites:
+        return
     services, desk = Services.attach(hub.flower), RoundDesk(hub.round_folder(name))
-    run = services.start_run(desk, phase, deadline_seconds=wait, poll_seconds=poll)
+    FlowerLine(hub, store).rest(desk)
+    run = services.start_run(desk, phase, deadline_seconds=wait, poll_seconds=poll, sites=sites)
     with progress(phase, quiet=quiet) as step:
         while not services.run_state(run).startswith("finished"):
-            found = [desk.progress(site) for site in desk.sites()]
+            found = [desk.progress(site) for site in sites]
             ended = sum(p.state in {"received", "delivered", "refused"} for p in found)
             step(", ".join(f"{p.site} {p.state}" for p in found), ended / max(len(found), 1))
             time.sleep(0.5)
@@ -231,30 +221,9 @@ def _transport(
 
 
 def _show_round(hub: Home, store: Store, name: str, *, json: bool) -> None:
-    states = rounds.site_states(hub, store, name)
     if json:
-        print_json({"round": name, "state": store.round(name).state, "sites": [vars(s) for s in states]})
+        print_json(round_facts(hub, store, name))
         return
-    out.print(_states_table(name, store.round(name).state, states))
-
-
-def _states_table(name: str, state: str, states: Sequence[rounds.SiteState]) -> Table:
-    rows = [
-        [s.site, s.state, s.detail, f"{s.bytes_done:,}" if s.bytes_total else "", s.contact] for s in states
-    ]
-    return grid_of(f"Round {name}: {state}", ["site", "state", "detail", "bytes", "contact"], rows)
-
-
-def _say_changes(
-    states: Sequence[rounds.SiteState], said: Mapping[str, rounds.SiteState], *, as_json: bool
-) -> None:
-    """A line for each site of which something has changed."""
-    for site in states:
-        if said.get(site.site) == site:
-            continue
-        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **vars(site)}
-        if as_json:
-            typer.echo(to_json(line, ensure_ascii=False))
-        else:
-            detail = f" {shown(site.detail)}" if site.detail else ""
-            out.print(f"{line['time']} {site.site}: {site.state}.{detail}")
+    out.print(states_table(store.round(name), rounds.site_states(hub, store, name)))
+    for at, state, detail in ((e.at, e.state, e.detail) for e in store.round_events(name)[-5:]):
+        out.print(f"[dim]{at:%Y-%m-%d %H:%M}[/] {state}  {shown(detail)}")

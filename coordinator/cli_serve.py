@@ -12,6 +12,7 @@ import typer
 from coordinator.cli_options import HERE, HomeOption
 from coordinator.config import Home
 from coordinator.store import Store
+from protocol import logs
 from protocol.console import out, stop_event
 from protocol.errors import FederationError
 
@@ -33,26 +34,30 @@ def serve(
 ) -> None:
     """Run what sites dial (Flower, with a proxy in front) and what people use (API, FHIR, pages) until Ctrl-C."""
     hub = Home(home)
+    logs.configure("coordinator-serve")
     with ExitStack() as running:
         if only is not Part.WEB:
-            _start_sites(hub, running)
+            _start_sites(hub, running, alone=only is Part.SITES)
         alive = _start_web(hub, running) if only is not Part.SITES else None
-        out.print("Press Ctrl-C to stop")
         stop = stop_event()
+        _say("Press Ctrl-C to stop")
         while not stop.wait(_LOOK_SECONDS):
             if alive is not None and not alive():
                 raise FederationError("The web service has ended", do="Read what it printed above")
 
 
-def _start_sites(hub: Home, running: ExitStack) -> None:
+def _start_sites(hub: Home, running: ExitStack, *, alone: bool) -> None:
     from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
-    from coordinator.withdrawal import deny_nodes  # noqa: PLC0415
+    from coordinator.nodes import deny_nodes, settle_nodes  # noqa: PLC0415
 
-    services = Services(hub.flower, hub.config.listen, hub.config.port, [hub.config.host])
+    services = Services(hub.flower, hub.config.listen, hub.config.port, [hub.config.host], tell=_say)
     services.start()
     running.callback(services.stop)
-    deny_nodes(hub, Store(hub.database_url))
-    out.print(f"Sites can dial {hub.config.address}")
+    # Alone it is an account's that must not see the database; `coordinator withdraw` shuts nodes out while it runs.
+    if not alone:
+        deny_nodes(hub, Store(hub.database_url))
+        settle_nodes(hub, Store(hub.database_url))
+    _say(f"Sites can dial {hub.config.address}")
 
 
 def _start_web(hub: Home, running: ExitStack) -> Callable[[], bool]:
@@ -63,7 +68,11 @@ def _start_web(hub: Home, running: ExitStack) -> Callable[[], bool]:
     web = WebService(hub)
     web.start()
     running.callback(web.stop)
-    out.print(f"People can open {web.url}", soft_wrap=True)
+    _say(f"People can open {web.url}")
     if not web.settings.anonymous and not web.settings.identity_header:
-        out.print("They sign in with tokens: coordinator token add NAME --role analyst")
+        _say("They sign in with tokens: coordinator token add NAME --role analyst")
     return lambda: web.alive
+
+
+def _say(text: str) -> None:
+    logs.speaker(lambda line: out.print(line, markup=False))(text)

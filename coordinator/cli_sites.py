@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator import rounds, setup
+from coordinator import cli_certificate, rounds, setup
 from coordinator.cli_options import HERE, FingerprintOption, HomeOption, JsonOption
 from coordinator.config import Home
-from coordinator.store import Store
+from coordinator.nodes import deny_nodes, read_change, settle_nodes, take_change
+from coordinator.store import Store, Submission
 from protocol.console import out, print_json, progress, table
 from protocol.errors import UsageError
 from protocol.keys import key_file_public
-from protocol.messages import Invitation
+from protocol.messages import Enrolment, Invitation
 from protocol.signed import parse
+
+if TYPE_CHECKING:
+    from coordinator.replacing import Replaced
 
 keys_app = typer.Typer(no_args_is_help=True, help="Follow sites' new keys; change the coordinator's own.")
 _TIMES = ["%Y-%m-%d", "%Y-%m-%dT%H:%M"]
@@ -30,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
         epilog='Example: coordinator withdraw north --because "the board ended its consent" --home hub'
     )(withdraw)
     app.add_typer(keys_app, name="keys")
+    app.add_typer(cli_certificate.app, name="certificate")
 
 
 def enroll(
@@ -39,9 +45,23 @@ def enroll(
     again: Annotated[
         bool, typer.Option("--again", help="Let a site in that has withdrawn, with new keys.")
     ] = False,
+    replaces: Annotated[
+        bool,
+        typer.Option(
+            "--replaces", help="The site's machine is lost: take its new one, and revoke the old one's keys."
+        ),
+    ] = False,
+    lost_since: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=_TIMES, help="With --replaces, UTC: the old machine may be in other hands since then."
+        ),
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Let sites in, after comparing the fingerprint that each told you by another way."""
+    """Let sites in, after comparing the fingerprint that each told you by another way; write a welcome for each."""
+    if lost_since is not None and not replaces:
+        raise UsageError("--lost-since needs --replaces", do="See coordinator enroll --help")
     hub = Home(home)
     store = Store(hub.database_url)
     enrolments = [setup.read_enrolment(hub, path) for path in files]
@@ -49,12 +69,53 @@ def enroll(
     for enrolment in enrolments:
         seen = enrolment.keys.fingerprint
         _compare(f"Site {enrolment.site}", seen, fingerprint)
-        setup.enrol(store, enrolment, again=again)
-        done.append({"site": enrolment.site, "fingerprint": seen})
+        found = _replace(hub, store, enrolment, lost_since) if replaces else None
+        if found is None:
+            setup.enrol(store, enrolment, again=again)
+        head = found.ledger_head if found else ""
+        welcome = setup.write_welcome(hub, store, enrolment.site, ledger_head=head)
+        facts: dict[str, Any] = {"site": enrolment.site, "fingerprint": seen, "welcome": str(welcome)}
+        if found is not None:
+            facts["refused_releases"] = _doubtful(found.doubtful)
+            facts["version_to_deliver"] = found.sealed_again or None
+        done.append(facts)
         if not json:
-            out.print(f"Enrolled {enrolment.site}.")
+            _say_enrolled(hub, store, enrolment.site, welcome, found)
     if json:
         print_json(done)
+
+
+def _replace(hub: Home, store: Store, enrolment: Enrolment, lost_since: datetime | None) -> Replaced:
+    from coordinator import replacing  # noqa: PLC0415 - scikit-learn takes a second to import
+
+    since = lost_since.replace(tzinfo=UTC) if lost_since else None
+    found = replacing.replace(hub, store, enrolment, now=datetime.now(UTC), lost_since=since)
+    settle_nodes(hub, store)
+    return found
+
+
+def _doubtful(submissions: Iterable[Submission]) -> list[dict[str, Any]]:
+    return [{"round": d.round, "received": d.received} for d in submissions]
+
+
+def _say_enrolled(hub: Home, store: Store, site: str, welcome: Path, found: Replaced | None) -> None:
+    out.print(f"Enrolled {site}{' in place of its lost machine' if found else ''}.")
+    out.print(
+        f"Send it {welcome}: it runs site-agent enroll --confirm {welcome.name}, and compares your fingerprint "
+        f"[bold]{hub.keys.public().fingerprint}[/]."
+    )
+    if found is None:
+        return
+    for each in found.doubtful:
+        out.print(
+            f"[yellow]Round {each.round}: the release that came {each.received:%Y-%m-%d %H:%M} UTC counts no more; it "
+            "came after the machine was lost. Fit and publish the round again.[/]"
+        )
+    if found.sealed_again:
+        name = next(v.round for v in store.versions() if v.version == found.sealed_again)
+        out.print(
+            f"Version {found.sealed_again} is sealed for it again: coordinator round deliver {name} --home {hub.folder}"
+        )
 
 
 def sites(home: HomeOption = HERE, json: JsonOption = False) -> None:
@@ -134,7 +195,7 @@ def withdraw(
             out.print(
                 f"The withdrawal of {site} was interrupted after step {found.step!r}: going on with it."
             )
-        withdrawal.deny_nodes(hub, store)
+        deny_nodes(hub, store)
         found = withdrawal.unfinished(store, site) or found
         with progress("withdraw", quiet=json) as step:
             steps = len(withdrawal.STEPS)
@@ -208,6 +269,29 @@ def trust(
             )
     if json:
         print_json(done)
+
+
+@keys_app.command("trust-node", epilog="Example: coordinator keys trust-node node-key-north.json --home hub")
+def trust_node(
+    files: Annotated[
+        list[Path], typer.Argument(help="node-key-SITE.json from site-agent keys new-node-key.")
+    ],
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Take sites' new Flower keys, which the sites' own keys have signed, and shut their old nodes out."""
+    hub = Home(home)
+    store = Store(hub.database_url)
+    changes = [read_change(hub, store, path) for path in files]
+    for change in changes:
+        take_change(store, change)
+    out_now = settle_nodes(hub, store)
+    if json:
+        print_json([{"site": c.site, "old_node_shut_out": c.site in out_now} for c in changes])
+        return
+    for change in changes:
+        when = "is shut out" if change.site in out_now else "is shut out when coordinator serve runs next"
+        out.print(f"Site {change.site} has a new node key; its old node {when}.")
 
 
 @keys_app.command("rotate", epilog="Example: coordinator keys rotate --home hub")

@@ -12,10 +12,7 @@ from coordinator.cli_options import JsonOption
 from protocol.canonical import digest, file_digest
 from protocol.console import out, print_json
 from protocol.errors import UsageError
-from protocol.keep import make_is_a, read_ontology
-from protocol.keep.files import FILE
-from protocol.study import ExtraView, Ontology, Text
-from protocol.text import Projected, find_encoder
+from protocol.sections import ExtraView, Ontology, Text
 
 app = typer.Typer(
     no_args_is_help=True, help="Print the parts of a study file that hold the digest of another file."
@@ -47,6 +44,8 @@ def encoder(
         )
     if folder is None and kind is Encoder.DIRECTORY:
         raise UsageError("The encoder directory needs --folder", do="Name the model's folder")
+    from protocol.text import Projected, find_encoder  # noqa: PLC0415 - scikit-learn takes seconds to import
+
     found = Projected(find_encoder(kind.value, folder, dim=dim), dim)
     part = Text(encoder=kind.value, digest=found.digest, dim=dim, sites=sites)
     _print("[text]", part.model_dump(), as_json=json)
@@ -58,6 +57,9 @@ def ontology(
     json: JsonOption = False,
 ) -> None:
     """Check an ontology file, and print the study's ontology section with its digest."""
+    from protocol.keep import make_is_a, read_ontology  # noqa: PLC0415
+    from protocol.keep.files import FILE  # noqa: PLC0415
+
     links = read_ontology(file)
     graph, part = make_is_a(links), Ontology(digest=file_digest(file))
     codes, inside = len(graph.above), len(graph.codes) - 1  # the root that joins all others is no code

@@ -37,7 +37,11 @@ class CoordinatorConfig(BaseModel):
 
     address: str = Field(description="host:port under which sites reach the fleet proxy.")
     listen: str = Field("0.0.0.0", description="Interface on which the fleet proxy listens.")  # noqa: S104
-    database: str = Field("", description="SQLAlchemy URL; empty: coordinator.db in the home folder.")
+    database: str = Field(
+        "",
+        description="SQLAlchemy URL of SQLite or PostgreSQL; empty: coordinator.db in the home folder. It holds no password: "
+        "that goes into SMILE_DATABASE_PASSWORD or ~/.pgpass.",
+    )
     knowledge: str = Field(
         "",
         description="Folder that coordinator knowledge build wrote, from the home folder; every fit uses its pairs. Empty: none.",
@@ -61,6 +65,15 @@ class CoordinatorConfig(BaseModel):
         "pseudonyms",
         description="How releases name reviewers: as reviewer-1, reviewer-2, ... in the order in which "
         "they came, or by their names.",
+    )
+    unattended: Literal["collected", "fitted", "published", "delivered"] = Field(
+        "fitted",
+        description="How far `coordinator round run` takes rounds by itself where it is given no name. What people publish it "
+        "delivers in any case.",
+    )
+    graph: bool = Field(
+        False,
+        description="Whether published versions have a graph of related codes, graph/edges.parquet. It takes longer to publish.",
     )
     web: WebSettings = WebSettings()
 
@@ -130,6 +143,10 @@ class Home:
     def round_folder(self, round_id: str) -> Path:
         """The desk of a round."""
         return self.folder / "rounds" / round_id
+
+    def fit_path(self, round_id: str) -> Path:
+        """The fit of a round: not on its desk, which what talks to the sites can write to."""
+        return self.folder / "fits" / f"{round_id}.safetensors"
 
     def release_folder(self, version: int) -> Path:
         """A published release."""

@@ -248,5 +248,7 @@ def _variational(
         seed=seed,
         iterations=most,
         exponent=1.0,
-        progress=lambda i, _bound: tell(f"iteration {i + 1}", min((i + 1) / (3 * most), 1.0)),
+        progress=lambda i, bound: tell(
+            f"iteration {i + 1}, bound {bound:,.1f}", min((i + 1) / (3 * most), 1.0)
+        ),
     )

@@ -25,7 +25,7 @@ def last_used(home: Home, store: Store, name: str) -> tuple[VerifiedRelease, ...
     versions = store.versions()
     own = next((i for i, published in enumerate(versions) if published.round == name), len(versions))
     for published in reversed(versions[:own]):
-        screening = load_screening(home.round_folder(published.round) / "fit.safetensors")
+        screening = load_screening(home.fit_path(published.round))
         if screening is None:
             continue
         try:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from coordinator.config import Home
 from coordinator.flower.desk import RoundDesk
-from coordinator.publish import site_copies
 from coordinator.rounds import rewrapped_path
 from coordinator.store import Round, Store
+from protocol.enrolment import Authority
 from protocol.envelope import read_header, rewrap
 from protocol.errors import EnvelopeError, FederationError, KeyFileError, ProtocolError
 from protocol.files import sync_folder, write_atomic
@@ -55,12 +55,16 @@ def sign_again(home: Home, store: Store) -> None:
 
     May be run at any time; what is signed with them already stays as it is.
     """
+    from coordinator.publish import site_copies  # noqa: PLC0415 - torch takes seconds to import
+
     keys, path = home.keys.public(), home.folder / "invitation.json"
     before = parse(path.read_bytes(), Invitation)
     if before.keys != keys:
         write_atomic(path, before.model_copy(update={"keys": keys}).model_dump_json(indent=1), mode=0o644)
     listed = home.identity.trust(keys).listed
     for found in store.rounds():
+        if not found.call:
+            continue  # planned: nobody is called yet
         if not _signed_by(found.call, keys):
             call = next(open_signed(found.call, RoundCall, k) for k in listed if _signed_by(found.call, k))
             found.call = sign_message(call, home.keys)
@@ -71,6 +75,42 @@ def sign_again(home: Home, store: Store) -> None:
         folder = home.release_folder(version.version)
         for each in (folder, *sorted(site_copies(folder).glob("*"))):
             _sign_version_again(each, home.keys, listed)
+
+
+def sign_calls_again(home: Home, store: Store, *, without_head: str) -> None:
+    """Sign the calls of all rounds without the head of one site's ledger: that ledger was lost with its machine."""
+    for found in store.rounds():
+        if not found.call:
+            continue  # planned: nobody is called yet
+        call = open_signed(found.call, RoundCall, home.keys.public())
+        if without_head not in call.ledger_heads:
+            continue
+        heads = {site: head for site, head in call.ledger_heads.items() if site != without_head}
+        found.call = sign_message(call.model_copy(update={"ledger_heads": heads}), home.keys)
+        store.set_call(found.name, found.call)
+        desk = RoundDesk(home.round_folder(found.name))
+        desk.open(found.call, desk.sites())
+
+
+def issue_authority(home: Home, certificates: str, *, now: datetime) -> Path:
+    """`authority-coordinator.json`, signed, and an invitation with the same certificates.
+
+    Args:
+        home: of the coordinator.
+        certificates: PEM of the authorities that sites must trust.
+        now: UTC.
+
+    Returns:
+        the file for every site.
+    """
+    issued = Authority(study_digest=home.study.digest, certificates=certificates, issued=now)
+    path = home.folder / f"authority-{COORDINATOR}.json"
+    write_atomic(path, sign_message(issued, home.keys), mode=0o644)
+    invitation = home.folder / "invitation.json"
+    before = parse(invitation.read_bytes(), Invitation)
+    after = before.model_copy(update={"certificate": certificates})
+    write_atomic(invitation, after.model_dump_json(indent=1), mode=0o644)
+    return path
 
 
 def _sign_version_again(folder: Path, keys: PrivateKeys, listed: Sequence[PublicKeys]) -> None:

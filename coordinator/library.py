@@ -9,6 +9,7 @@ from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,9 @@ from protocol.errors import ProtocolError, UsageError
 from protocol.messages import PublishedManifest
 from protocol.published import Trust, verify_folder
 from protocol.textindex import Found, TextIndex
+
+if TYPE_CHECKING:
+    from coordinator.graph.queries import Graph
 
 _HELD_OPEN = 4
 
@@ -81,7 +85,7 @@ class OpenRelease:
         """
         manifest = verify_folder(folder, trust)
         return cls(
-            folder, manifest, read_map(folder, manifest), CodeIndex.load(folder, trust=trust, exact=exact)
+            folder, manifest, read_map(folder, manifest), CodeIndex.read(folder, manifest, exact=exact)
         )
 
     @cached_property
@@ -108,6 +112,18 @@ class OpenRelease:
             code: tuple(sorted(entries, key=lambda e: (-e.probability, e.code)))
             for code, entries in found.items()
         }
+
+    @cached_property
+    def graph(self) -> Graph:
+        """Which of its codes are related; read at the first question.
+
+        Raises:
+            UsageError: the release has none.
+            ProtocolError: it changed since it was verified, or cannot be read.
+        """
+        from coordinator.graph.published import read_graph  # noqa: PLC0415 - few questions are of the graph
+
+        return read_graph(self.folder, self.manifest, self.map.entries)
 
     def entry(self, code: str) -> Entry:
         """The row of a CURIE, or of a bare code that only one system has.
@@ -246,10 +262,7 @@ class Library:
             EnvelopeError: its signature does not hold.
         """
         version = self.version(number)
-        _check_files_exist(version)
-        manifest = verify_folder(version.folder, self.home.keys.public(), withdrawn=True)
-        _check_as_published(version, manifest)
-        return read_map(version.folder, manifest)
+        return read_map(version.folder, self._verified(version))
 
     def check(self, version: Version) -> None:
         """Return only if a version is, file by file, what was published, and follows the version before it.
@@ -258,9 +271,7 @@ class Library:
             ProtocolError: it is not, or its files were erased.
             EnvelopeError: its signature does not hold.
         """
-        _check_files_exist(version)
-        manifest = verify_folder(version.folder, self.home.keys.public(), withdrawn=True)
-        _check_as_published(version, manifest)
+        manifest = self._verified(version)
         before = next((v.digest for v in self.versions() if v.number == version.number - 1), "")
         if manifest.previous != before:
             raise ProtocolError(
@@ -268,6 +279,13 @@ class Library:
                 why="its manifest names another version before it than the one that was published",
                 do="Restore the coordinator's home from a backup",
             )
+
+    def _verified(self, version: Version) -> PublishedManifest:
+        """The manifest of a version that is what was published; of a withdrawn one too."""
+        _check_files_exist(version)
+        manifest = verify_folder(version.folder, self.home.keys.public(), withdrawn=True)
+        _check_as_published(version, manifest)
+        return manifest
 
 
 def _check_files_exist(version: Version) -> None:

@@ -17,9 +17,12 @@ import pyarrow.parquet as pq
 
 from coordinator.config import Home
 from coordinator.edition import Edition
+from coordinator.estimate import Progress
 from coordinator.exports.sssom import write_sssom
 from coordinator.exports.tables import CLUSTERS, EVIDENCE, clusters_table, evidence_table
 from coordinator.flower.desk import RoundDesk
+from coordinator.graph.edges import Edges
+from coordinator.graph.tables import EDGES, edges_table
 from coordinator.harmonize import Harmonized
 from coordinator.index import write_index
 from coordinator.mapping import KnownPair, Mapping, MappingSet
@@ -34,7 +37,8 @@ from coordinator.versions.card import write_card
 from protocol.bundle import encode_bundle
 from protocol.canonical import digest
 from protocol.envelope import EnvelopeHeader, seal
-from protocol.errors import RoundError
+from protocol.errors import FederationError, RoundError
+from protocol.files import remove_parts
 from protocol.keys import PrivateKeys
 from protocol.messages import PublishedManifest, SiteSummary, Tombstone
 from protocol.published import list_files, sign_manifest
@@ -88,10 +92,16 @@ def tombstones(store: Store) -> tuple[Tombstone, ...]:
     )
 
 
-def publish(home: Home, store: Store, edition: Edition) -> Path:
+def publish(home: Home, store: Store, edition: Edition, progress: Progress | None = None) -> Path:
     """Write, sign and store a version, and lay a sealed bundle for each site on the round's desk.
 
     The version's folder appears whole, by one rename, before it is stored.
+
+    Args:
+        home: of the coordinator.
+        store: its store.
+        edition: to be written.
+        progress: told the step and the share done.
 
     Returns:
         the folder.
@@ -106,17 +116,37 @@ def publish(home: Home, store: Store, edition: Edition) -> Path:
             why="another version was published meanwhile, and a published version is never changed",
             do=f"Publish round {edition.round} again",
         )
+    before = store.round(edition.round).state
+    store.move_round(edition.round, "publishing", f"Version {edition.version}")
+    try:
+        return _publish(home, store, edition, progress or (lambda _step, _share: None))
+    except (FederationError, OSError) as error:
+        if before != "publishing":
+            store.move_round(edition.round, "fitted", f"Publishing failed. {error}")
+        raise
+
+
+def _publish(home: Home, store: Store, edition: Edition, tell: Progress) -> Path:
+    graph = None
+    if home.config.graph:
+        from coordinator.graph.building import build_edges  # noqa: PLC0415 - its compiler takes a second to import
+
+        graph = build_edges(
+            edition.harmonized.mappings, progress=lambda share: tell("relating codes", 0.4 + 0.4 * share)
+        )
+    tell("writing the release", 0.8)
     target = home.release_folder(edition.version)
     # A folder that the store does not know is left from a publication that did not end.
     for leftover in (target, site_copies(target)):
         shutil.rmtree(leftover, ignore_errors=True)
     target.parent.mkdir(parents=True, exist_ok=True)
+    remove_parts(target.parent)
     work = Path(tempfile.mkdtemp(dir=target.parent, prefix=".part-"))
     try:
         audiences = [CONSORTIUM]
         if home.study.publish_local_codes == "own-site":
             audiences += [r.manifest.site for r in edition.releases]
-        manifests = {a: _write(work / a, edition, a, home.keys) for a in audiences}
+        manifests = {a: _write(work / a, edition, a, home.keys, graph) for a in audiences}
         (work / CONSORTIUM).rename(target)
         if len(audiences) > 1:
             work.rename(site_copies(target))
@@ -127,7 +157,7 @@ def publish(home: Home, store: Store, edition: Edition) -> Path:
         site = release.manifest.site
         audience = site if site in manifests else CONSORTIUM
         folder = site_copies(target) / site if site in manifests else target
-        _seal_bundle(home, enrolled[site], folder, manifests[audience])
+        seal_bundle(home, enrolled[site], folder, manifests[audience])
     given = [r.manifest.site for r in edition.releases]
     store.record_published(edition.version, edition.round, manifests[CONSORTIUM].digest, given)
     return target
@@ -161,7 +191,9 @@ def _told(study: StudySpec, rows: Iterable[Mapping], audience: str) -> tuple[Map
     )
 
 
-def _write(folder: Path, edition: Edition, audience: str, keys: PrivateKeys) -> PublishedManifest:
+def _write(
+    folder: Path, edition: Edition, audience: str, keys: PrivateKeys, graph: Edges | None
+) -> PublishedManifest:
     study = edition.study
     folder.mkdir()
     folder.chmod(0o755)
@@ -178,11 +210,15 @@ def _write(folder: Path, edition: Edition, audience: str, keys: PrivateKeys) -> 
     )
     pq.write_table(pa.table({"code": codes, "vector": vectors}), folder / "embeddings.parquet")
     write_index(folder, codes, mappings.embedding)
+    if graph is not None:
+        (folder / EDGES).parent.mkdir(mode=0o755)
+        # Which codes another site's local code is related to would tell of it: neither end may be hidden.
+        pq.write_table(edges_table(graph.among(set(codes))), folder / EDGES)
     write_reviews(folder, edition.reviews, codes)
     write_report(folder / "report.html", edition, mask)
     write_card(folder, edition, mappings)
     manifest = PublishedManifest(
-        study=study.model_dump(mode="json"),
+        study=study.stated,
         study_digest=study.digest,
         round=edition.round,
         version=edition.version,
@@ -201,7 +237,15 @@ def _write(folder: Path, edition: Edition, audience: str, keys: PrivateKeys) -> 
     return manifest
 
 
-def _seal_bundle(home: Home, site: Site, folder: Path, manifest: PublishedManifest) -> None:
+def seal_bundle(home: Home, site: Site, folder: Path, manifest: PublishedManifest) -> None:
+    """Seal a published version for a site's present keys, and lay it out for delivery.
+
+    Args:
+        home: of the coordinator.
+        site: that gets it.
+        folder: of the version that this site may see.
+        manifest: of that folder.
+    """
     to = site.public_keys
     header = EnvelopeHeader(
         kind="result",
@@ -234,7 +278,7 @@ def site_summaries(
 ) -> tuple[SiteSummary, ...]:
     """Every site of the study: what it gave, or why nothing of it is in the release."""
     given = {r.manifest.site: r.manifest for r in releases}
-    verdicts = {s.site: s for s in store.submissions(round_name)}
+    verdicts, excluded = {s.site: s for s in store.submissions(round_name)}, store.exclusions(round_name)
     left = {s.name: s.withdrawn for s in store.sites() if s.withdrawn is not None}
     found = []
     for site in home.study.sites:
@@ -252,6 +296,9 @@ def site_summaries(
         elif site in left:
             detail = f"Withdrawn from the study on {left[site]:%Y-%m-%d}"
             found.append(SiteSummary(site=site, state="withdrawn", detail=detail))
+        elif site in excluded:
+            detail = f"The round went on without it: {excluded[site].because}"
+            found.append(SiteSummary(site=site, state="excluded", detail=detail))
         elif site in verdicts:
             found.append(SiteSummary(site=site, state="refused", detail=verdicts[site].detail))
         else:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
+from datetime import UTC
 from pathlib import Path
+
+from sqlalchemy import select
 
 from coordinator.certificates import make_ca_and_server
 from coordinator.config import Home
 from coordinator.flower.bundle import bundle_digest, write_bundle
 from coordinator.store import Site, Store
+from coordinator.tables import OldNodeKey
+from protocol.enrolment import Welcome
 from protocol.errors import StudyError, UsageError
-from protocol.files import write_atomic
-from protocol.keep.files import FILE as ONTOLOGY
-from protocol.keep.files import read_ontology
+from protocol.files import put_in_place, write_atomic
 from protocol.keyfile import Passphrase
 from protocol.keylist import VerifiedKeys, verify_key_list
 from protocol.keys import PrivateKeys
@@ -80,6 +82,10 @@ def init_home(
         DataError: the study has an ontology, and none that can be used lies beside it.
         KeyFileError: the passphrase is too short.
     """
+    # What reads ontologies takes 60 MB; `serve` imports this module too, and needs none of it.
+    from protocol.keep.files import FILE as ONTOLOGY  # noqa: PLC0415
+    from protocol.keep.files import read_ontology  # noqa: PLC0415
+
     spec = load_study(study)
     if spec.ontology.digest:
         read_ontology(study.with_name(ONTOLOGY), digest=spec.ontology.digest)
@@ -110,9 +116,7 @@ def init_home(
             bundle_digest=bundle_digest(home.bundle),
         )
         write_atomic(work / "invitation.json", invitation.model_dump_json(indent=1), mode=0o644)
-        if folder.exists():
-            folder.rmdir()
-        os.rename(work, folder)  # noqa: PTH104
+        put_in_place(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     home = Home(folder)
@@ -158,30 +162,73 @@ def enrol(store: Store, enrolment: Enrolment, *, again: bool = False) -> None:
         UsageError: a site of this name, or with these keys, is or was enrolled.
         EnvelopeError: its keys are malformed.
     """
-    keys = enrolment.keys
-    keys.sealing_key()
     for site in store.sites():
         if site.name == enrolment.site and site.withdrawn is not None and not again:
             raise UsageError(
                 f"Site {site.name} withdrew on {site.withdrawn:%Y-%m-%d}",
                 do="If it joins anew, with a new home folder and new keys: coordinator enroll --again",
             )
-        halves = {
-            h for k in store.site_keys(site.name) for h in (k.public_keys.signing, k.public_keys.sealing)
-        }
-        nodes = {site.node_key, *(w.node_key for w in store.withdrawals() if w.site == site.name)}
-        if {keys.signing, keys.sealing} & halves or enrolment.node_key in nodes:
+        if site.name == enrolment.site and site.withdrawn is None:
             raise UsageError(
-                f"Site {site.name!r} is or was enrolled with these keys already", do="Nothing was changed"
+                f"Site {site.name!r} is already enrolled",
+                do="Nothing was changed. If its machine is lost and this is the new one: coordinator enroll --replaces",
             )
+    check_new_keys(store, enrolment)
     store.add_site(
         Site(
             name=enrolment.site,
-            keys=keys.model_dump_json(),
+            keys=enrolment.keys.model_dump_json(),
             node_key=enrolment.node_key,
             contact=enrolment.contact,
         )
     )
+
+
+def check_new_keys(store: Store, enrolment: Enrolment) -> None:
+    """Return only if no site has or had a key of this enrolment.
+
+    Raises:
+        UsageError: one has, or had.
+        EnvelopeError: the keys are malformed.
+    """
+    keys = enrolment.keys
+    keys.sealing_key()
+    with store.begin() as session:
+        replaced = list(session.scalars(select(OldNodeKey)))
+    left = [(w.site, w.node_key) for w in store.withdrawals()] + [(o.site, o.node_key) for o in replaced]
+    for site in store.sites():
+        halves = {
+            h for k in store.site_keys(site.name) for h in (k.public_keys.signing, k.public_keys.sealing)
+        }
+        nodes = {site.node_key, *(key for name, key in left if name == site.name)}
+        if {keys.signing, keys.sealing} & halves or enrolment.node_key in nodes:
+            raise UsageError(
+                f"Site {site.name!r} is or was enrolled with these keys already", do="Nothing was changed"
+            )
+
+
+def write_welcome(home: Home, store: Store, name: str, *, ledger_head: str = "") -> Path:
+    """`welcome-SITE.json`, signed: by it the site knows that it is enrolled, and where it stands.
+
+    Args:
+        home: of the coordinator.
+        store: its store.
+        name: of the site.
+        ledger_head: of a lost machine's ledger; the new ledger begins with it.
+    """
+    site = store.site(name)
+    welcome = Welcome(
+        study_digest=home.study.digest,
+        site=name,
+        keys=site.public_keys.digest,
+        enrolled=site.enrolled.replace(tzinfo=UTC),
+        sequence=site.accepted_sequence,
+        accepted=site.accepted_digest,
+        ledger_head=ledger_head,
+    )
+    path = home.folder / f"welcome-{name}.json"
+    write_atomic(path, sign_message(welcome, home.keys), mode=0o644)
+    return path
 
 
 def read_new_keys(store: Store, path: Path) -> tuple[Site, VerifiedKeys]:

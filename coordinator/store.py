@@ -5,23 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import create_engine, event, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from coordinator.database import open_engine
+from coordinator.roundstates import check_move
 from coordinator.tables import (
-    Base,
     Delivery,
+    Exclusion,
     Published,
     Round,
+    RoundEvent,
     Site,
     SiteKey,
     Submission,
     Withdrawal,
     utc_now,
 )
-from protocol.errors import FederationError, RoundError, UsageError
+from protocol.errors import RoundError, StoreError, UsageError
 from protocol.keylist import VerifiedKeys
 
 
@@ -29,33 +33,46 @@ class Store:
     """The database of one study.
 
     Args:
-        url: a SQLAlchemy URL; tables are made where they are missing.
+        url: of SQLite or PostgreSQL (`coordinator.database`); it is made, or brought up to date, where it must be.
+
+    Raises:
+        UsageError: the URL cannot be used.
+        FederationError: the database cannot be opened, or is not this program's.
     """
 
     def __init__(self, url: str) -> None:
-        self.engine = create_engine(url)
-        if url.startswith("sqlite"):
-            event.listen(self.engine, "connect", _careful_sqlite)
-        try:
-            Base.metadata.create_all(self.engine)
-        except OperationalError as error:
-            raise FederationError(
-                "The coordinator's database cannot be opened",
-                why=str(error.orig),
-                do="Check its URL, file and rights",
-            ) from None
+        self.engine = open_engine(url)
         self._session = sessionmaker(self.engine, expire_on_commit=False)
 
     @contextmanager
-    def begin(self) -> Iterator[Session]:
-        """One transaction: all of the block is stored, or nothing."""
-        with self._session.begin() as session:
-            yield session
+    def begin(self, *, alone: bool = False) -> Iterator[Session]:
+        """One transaction: all of the block is stored, or nothing.
+
+        Args:
+            alone: what is read in it is still so when it is stored. On SQLite no other writer comes between; on PostgreSQL
+                the rows that matter must be read with `with_for_update`.
+
+        Raises:
+            StoreError: the database cannot be reached, is locked, or has no room.
+        """
+        try:
+            with self._session.begin() as session:
+                if alone and self.engine.dialect.name == "sqlite":
+                    # Its driver would begin with the first change, after what was read.
+                    session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+                yield session
+        except OperationalError as error:
+            raise StoreError(
+                "The coordinator's database could not be used",
+                why=str(error.orig).strip().splitlines()[0],
+                do="Nothing was stored; see to its server or its disk, and run the command again",
+            ) from None
 
     def sites(self) -> list[Site]:
         """The sites that were ever enrolled, by name; withdrawn ones too."""
         with self.begin() as session:
-            return list(session.scalars(select(Site).order_by(Site.name)))
+            # By bytes, in Python: PostgreSQL sorts by a language's rules.
+            return sorted(session.scalars(select(Site)), key=lambda site: site.name)
 
     def members(self) -> list[Site]:
         """The enrolled sites by name, without those that have withdrawn."""
@@ -86,7 +103,7 @@ class Store:
             UsageError: a site of this name is enrolled.
         """
         try:
-            with self.begin() as session:
+            with self.begin(alone=True) as session:
                 before = session.get(Site, site.name)
                 if before is None:
                     session.add(site)
@@ -117,8 +134,8 @@ class Store:
             the accepted releases that are refused now.
         """
         moment = now.astimezone(UTC).replace(tzinfo=None)
-        with self.begin() as session:
-            site = session.get_one(Site, name)
+        with self.begin(alone=True) as session:
+            site = session.get_one(Site, name, with_for_update=True)
             for keys in verified.listed:
                 row = session.get(SiteKey, keys.digest)
                 if row is None:
@@ -160,31 +177,101 @@ class Store:
         with self.begin() as session:
             return list(session.scalars(select(Round).order_by(Round.opened)))
 
-    def set_round_state(self, name: str, state: str) -> None:
-        """Move a round on."""
+    def add_round(self, found: Round, detail: str = "") -> None:
+        """Store a new round and its first event.
+
+        Raises:
+            UsageError: there is one of this name.
+        """
+        try:
+            with self.begin() as session:
+                session.add(found)
+                session.flush()
+                session.add(RoundEvent(round=found.name, state=found.state, detail=detail))
+        except IntegrityError:
+            raise UsageError(
+                f"Round {found.name!r} exists", do="Take a new name; coordinator round status lists them"
+            ) from None
+
+    def move_round(self, name: str, to: str, detail: str = "", **changes: Any) -> None:
+        """Move a round on, with the event that says so; `changes` of its columns are stored with it.
+
+        Raises:
+            RoundError: there is no such move from where it stands.
+        """
+        with self.begin(alone=True) as session:
+            found = session.get_one(Round, name, with_for_update=True)
+            check_move(name, found.state, to)
+            _note_move(session, found, to, detail)
+            for column, value in changes.items():
+                setattr(found, column, value)
+
+    def note_round(self, name: str, detail: str, **changes: Any) -> None:
+        """An event of a round that stays where it is."""
         with self.begin() as session:
-            session.get_one(Round, name).state = state
+            found = session.get_one(Round, name)
+            session.add(RoundEvent(round=name, state=found.state, detail=detail[:2000]))
+            for column, value in changes.items():
+                setattr(found, column, value)
+
+    def set_round_step(self, name: str, step: str, share: float) -> None:
+        """How far the work of the round's state is, for those who watch."""
+        with self.begin() as session:
+            found = session.get_one(Round, name)
+            found.step, found.share = step[:200], share
+
+    def round_events(self, name: str) -> list[RoundEvent]:
+        """What happened to a round, the first event first."""
+        with self.begin() as session:
+            query = select(RoundEvent).where(RoundEvent.round == name).order_by(RoundEvent.id)
+            return list(session.scalars(query))
+
+    def exclusions(self, name: str) -> dict[str, Exclusion]:
+        """The sites that a round does without."""
+        with self.begin() as session:
+            found = session.scalars(select(Exclusion).where(Exclusion.round == name))
+            return {e.site: e for e in found}
+
+    def set_exclusion(self, name: str, site: str, because: str, *, to: str) -> None:
+        """Leave a site out of a round, or with an empty reason take it back in; the round moves in the same transaction."""
+        with self.begin(alone=True) as session:
+            found = session.get_one(Round, name, with_for_update=True)
+            row = session.get(Exclusion, (name, site))
+            if row is not None:
+                session.delete(row)
+                session.flush()
+            if because:
+                session.add(Exclusion(round=name, site=site, because=because))
+            if to != found.state:
+                check_move(name, found.state, to)
+            detail = f"{site} is excluded: {because}" if because else f"{site} is included again"
+            _note_move(session, found, to, detail)
 
     def submissions(self, round_name: str) -> list[Submission]:
         """The submissions of a round by site."""
         with self.begin() as session:
-            query = select(Submission).where(Submission.round == round_name).order_by(Submission.site)
-            return list(session.scalars(query))
+            found = session.scalars(select(Submission).where(Submission.round == round_name))
+            return sorted(found, key=lambda submission: submission.site)
 
     def ledger_heads(self) -> dict[str, str]:
-        """Site -> head of its ledger in the release that was accepted last; sites without one are left out."""
+        """Site -> head of its ledger in the release that was accepted last; sites without one are left out.
+
+        A site whose machine was replaced has begun a new ledger since.
+        """
         with self.begin() as session:
-            query = select(Submission).where(Submission.state == "accepted").order_by(Submission.id)
+            query = select(Submission).join(Site, Site.name == Submission.site)
+            query = query.where(Submission.state == "accepted", Submission.received >= Site.enrolled)
+            query = query.order_by(Submission.id)
             return {s.site: s.ledger_head for s in session.scalars(query) if s.ledger_head}
 
     def record_submission(self, submission: Submission) -> None:
-        """Store a submission; an accepted one moves its site's sequence on in the same transaction.
+        """Store a submission, with its event; an accepted one moves its site's sequence on in the same transaction.
 
         Raises:
             RoundError: the site has withdrawn meanwhile.
         """
-        with self.begin() as session:
-            site = session.get(Site, submission.site)
+        with self.begin(alone=True) as session:
+            site = session.get(Site, submission.site, with_for_update=True)
             if site is not None and site.withdrawn is not None:
                 raise RoundError(f"Site {submission.site} has withdrawn", do="Its release was not taken in")
             query = select(Submission).where(
@@ -195,6 +282,9 @@ class Store:
                 session.delete(old)
                 session.flush()
             session.add(submission)
+            verdict = f"{submission.site}: {submission.state} {submission.detail}".rstrip()
+            state = session.get_one(Round, submission.round).state
+            session.add(RoundEvent(round=submission.round, state=state, detail=verdict[:2000]))
             if submission.state == "accepted":
                 session.flush()
                 site = session.get_one(Site, submission.site)
@@ -220,9 +310,9 @@ class Store:
         Raises:
             RoundError: one of them has withdrawn meanwhile.
         """
-        with self.begin() as session:
+        with self.begin(alone=True) as session:
             for name in sites:
-                site = session.get(Site, name)
+                site = session.get(Site, name, with_for_update=True)
                 if site is not None and site.withdrawn is not None:
                     raise RoundError(
                         f"Site {name} has withdrawn since the round was fitted",
@@ -231,7 +321,9 @@ class Store:
             row = Published(version=version, round=round_name, manifest_digest=manifest_digest)
             row.fitted_with = " ".join(sites)
             session.add(row)
-            session.get_one(Round, round_name).state = "published"
+            found = session.get_one(Round, round_name)
+            check_move(round_name, found.state, "published")
+            _note_move(session, found, "published", f"Version {version}")
 
     def record_delivery(self, version: int, site: str, receipt: str, result_digest: str) -> None:
         """Store a site's receipt."""
@@ -246,8 +338,8 @@ class Store:
 
     def begin_withdrawal(self, withdrawal: Withdrawal) -> None:
         """Shut a site out: from this transaction on none of its keys is good for anything."""
-        with self.begin() as session:
-            site = session.get_one(Site, withdrawal.site)
+        with self.begin(alone=True) as session:
+            site = session.get_one(Site, withdrawal.site, with_for_update=True)
             site.withdrawn, site.contact = withdrawal.at, ""
             for key in session.scalars(select(SiteKey).where(SiteKey.site == site.name)):
                 key.until = key.until or withdrawal.at
@@ -281,16 +373,13 @@ class Store:
             session.get_one(Round, name).call = call
 
 
+def _note_move(session: Session, found: Round, to: str, detail: str) -> None:
+    found.state, found.step, found.share = to, "", 0.0
+    session.add(RoundEvent(round=found.name, state=to, detail=detail[:2000]))
+
+
 def _enrolled(name: str) -> UsageError:
     return UsageError(f"Site {name!r} is already enrolled", do="Nothing was changed; compare its fingerprint")
-
-
-def _careful_sqlite(connection: object, _record: object) -> None:
-    """Foreign keys hold, a writer waits for another, and a committed row is on the disk."""
-    cursor = connection.cursor()  # type: ignore[attr-defined]
-    for pragma in ("foreign_keys=ON", "busy_timeout=10000", "journal_mode=WAL", "synchronous=FULL"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
 
 
 __all__ = ["Delivery", "Published", "Round", "Site", "SiteKey", "Store", "Submission", "Withdrawal"]

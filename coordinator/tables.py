@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import ForeignKey, LargeBinary, String, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, LargeBinary, String, UniqueConstraint, false
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from protocol.keylist import KnownKeys
@@ -67,8 +67,20 @@ class SiteKey(Base):
         return PublicKeys.model_validate_json(self.keys)
 
 
+class OldNodeKey(Base):
+    """A Flower key that a site has replaced; its node is shut out once the services run."""
+
+    __tablename__ = "old_node_key"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    site: Mapped[str] = mapped_column(ForeignKey("site.name"))
+    node_key: Mapped[str] = mapped_column(String(1024))
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+    denied: Mapped[bool] = mapped_column(default=False)
+
+
 class Round(Base):
-    """A round: planned -> open -> closed -> fitted -> published -> delivered."""
+    """A round, and where it stands in `coordinator.rounds.states`."""
 
     __tablename__ = "round"
 
@@ -77,6 +89,33 @@ class Round(Base):
     call: Mapped[bytes] = mapped_column(LargeBinary)
     opened: Mapped[datetime] = mapped_column(default=utc_now)
     expires: Mapped[datetime]
+    days: Mapped[int] = mapped_column(default=30, server_default="30")
+    by_file: Mapped[bool] = mapped_column(default=False, server_default=false())
+    step: Mapped[str] = mapped_column(String(200), default="", server_default="")
+    share: Mapped[float] = mapped_column(default=0.0, server_default="0")
+
+
+class RoundEvent(Base):
+    """One move of a round, or one thing decided about it; never changed."""
+
+    __tablename__ = "round_event"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    round: Mapped[str] = mapped_column(ForeignKey("round.name"), index=True)
+    at: Mapped[datetime] = mapped_column(default=utc_now)
+    state: Mapped[str] = mapped_column(String(16))
+    detail: Mapped[str] = mapped_column(String(2000), default="")
+
+
+class Exclusion(Base):
+    """A site whose release a round does without, and why."""
+
+    __tablename__ = "exclusion"
+
+    round: Mapped[str] = mapped_column(ForeignKey("round.name"), primary_key=True)
+    site: Mapped[str] = mapped_column(ForeignKey("site.name"), primary_key=True)
+    because: Mapped[str] = mapped_column(String(500))
+    at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Submission(Base):
@@ -182,7 +221,7 @@ class Withdrawal(Base):
     reviewed: Mapped[str] = mapped_column(String(1_000_000), default="{}")
     refit_round: Mapped[str] = mapped_column(String(32), default="")
     step: Mapped[str] = mapped_column(String(16), default="begun")
-    erased_bytes: Mapped[int] = mapped_column(default=0)
+    erased_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
     new_version: Mapped[int] = mapped_column(default=0)
     outcome: Mapped[str] = mapped_column(String(2000), default="")
 

@@ -28,17 +28,19 @@ from pathlib import Path
 
 from coordinator import publish, rounds
 from coordinator.config import Home
-from coordinator.fitting import fit_round
+from coordinator.fitting import fit_accepted
 from coordinator.flower.desk import RoundDesk
 from coordinator.harmonize import load_fit, load_screening
 from coordinator.keychange import change_round_key
 from coordinator.store import Store, Withdrawal
-from protocol.errors import FitError, KeyFileError, RoundError, UsageError
+from protocol.errors import FitError, RoundError, UsageError
 from protocol.published import mark_withdrawn
 
 STEPS = ("begun", "rekeyed", "erased", "marked", "refitted", "published")
 Tell = Callable[[str], None]
-_TRANSPORT = frozenset({"call.json", "sites.json", "transport.log", "received", "outgoing", "progress"})
+_TRANSPORT = frozenset(
+    {"call.json", "sites.json", "transport.log", "run.json", "received", "refused", "outgoing", "progress"}
+)
 """What lies in a round's folder before anything is computed; all else was made from releases."""
 
 
@@ -142,7 +144,7 @@ def begin(
     """
     reason, reviewed = check_reason(reason), {}
     for name in found.fits:
-        screening = load_screening(home.round_folder(name) / "fit.safetensors")
+        screening = load_screening(home.fit_path(name))
         verdicts = screening.sites if screening else ()
         reviewed[name] = {v.site: v.accepted for v in verdicts if v.accepted and v.site != found.site}
     withdrawal = Withdrawal(
@@ -202,38 +204,6 @@ def carry_out(
     return withdrawal
 
 
-def deny_nodes(home: Home, store: Store) -> list[str]:
-    """Shut the Flower nodes of withdrawn sites out for ever, if the services run; returns these sites.
-
-    Without it such a node may still connect, and is told nothing: no round calls it.
-    """
-    waiting = [w for w in store.withdrawals() if not w.node_denied]
-    if not waiting or not (home.flower / "services.json").exists():
-        return []
-    from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
-
-    try:
-        services = Services.attach(home.flower)
-    except RoundError:
-        return []
-    denied = []
-    for withdrawal in waiting:
-        key = home.flower / "nodes" / f"{withdrawal.site}.withdrawn.pub"
-        key.parent.mkdir(exist_ok=True)
-        key.write_text(withdrawal.node_key + "\n")
-        # Flower refuses a key for ever once its node was unregistered; one that never came is registered first.
-        try:
-            services.withdraw(services.register(withdrawal.site, key))
-        except KeyFileError:
-            pass  # it is out already
-        finally:
-            key.unlink()
-        withdrawal.node_denied = True
-        store.save_withdrawal(withdrawal)
-        denied.append(withdrawal.site)
-    return denied
-
-
 # --- The steps -----------------------------------------------------------------------------------------
 
 
@@ -242,6 +212,8 @@ def _change_keys(home: Home, store: Store, withdrawal: Withdrawal) -> None:
         if found.name in withdrawal.rounds:
             change_round_key(home, store, found, without=withdrawal.site)
             continue
+        if not found.call:
+            continue  # planned: nobody is called yet
         desk = RoundDesk(home.round_folder(found.name))
         desk.open(found.call, {s: node for s, node in desk.sites().items() if s != withdrawal.site})
 
@@ -270,10 +242,10 @@ def _mark(home: Home, store: Store, withdrawal: Withdrawal) -> None:
 def _refit(home: Home, store: Store, withdrawal: Withdrawal) -> None:
     reviewed, published = json.loads(withdrawal.reviewed), {v.round for v in store.versions()}
     for name in withdrawal.fits:
-        if name not in published or (home.round_folder(name) / "fit.safetensors").exists():
+        if name not in published or home.fit_path(name).exists():
             continue  # what is there, an interrupted run has fitted: the step before had erased it
         try:
-            fit_round(home, store, name, accepted=reviewed.get(name))
+            fit_accepted(home, store, name, accepted=reviewed.get(name))
         except (RoundError, FitError) as error:
             if name == withdrawal.refit_round:
                 withdrawal.outcome = f"There is no new version. {error}"
@@ -288,7 +260,7 @@ def _publish(home: Home, store: Store, withdrawal: Withdrawal, created: datetime
     store.save_withdrawal(withdrawal)
     name = withdrawal.refit_round
     releases = rounds.accepted_releases(home, store, name)
-    fitted = load_fit(home.round_folder(name) / "fit.safetensors", releases, home.study)
+    fitted = load_fit(home.fit_path(name), releases, home.study)
     edition = publish.make_edition(home, store, name, releases, fitted, created=created)
     publish.publish(home, store, edition)
 
@@ -319,7 +291,7 @@ def _used(home: Home, store: Store, round_name: str, site: str) -> bool:
     if any(v.round == round_name and site in v.sites for v in store.versions()):
         return True
     # A release that came later and was refused stands in the place of the one that was fitted.
-    screening = load_screening(home.round_folder(round_name) / "fit.safetensors")
+    screening = load_screening(home.fit_path(round_name))
     return screening is not None and any(v.site == site for v in screening.sites)
 
 
@@ -344,10 +316,13 @@ def _to_erase(home: Home, store: Store, withdrawal: Withdrawal) -> Iterator[Path
         outgoing = "*" if name in published else site
         yield from sorted(folder.glob(f"outgoing/{outgoing}.sealed"))
         yield from sorted(folder.glob(f"progress/{site}.json"))
+        yield from sorted(folder.glob(f"refused/{site}"))
         yield from _quarantined(home, name, site)
     for name in withdrawal.fits:
         folder = home.round_folder(name)
         yield from sorted(p for p in folder.glob("*") if p.name not in _TRANSPORT)
+        if home.fit_path(name).exists():
+            yield home.fit_path(name)
     known = {home.release_folder(v.version).name for v in store.versions()}
     for path in sorted((home.folder / "releases").glob("*")):
         if path.name.removesuffix("-sites") not in known:

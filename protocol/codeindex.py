@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from protocol.arrays import FloatMatrix, FloatVector, decode_arrays
 from protocol.errors import ProtocolError, UsageError
+from protocol.messages import PublishedManifest
 from protocol.published import Trust, read_listed, verify_folder
 
 VECTORS, LABELS, HNSW = "index/vectors.safetensors", "index/labels.json", "index/hnsw.bin"
@@ -59,7 +60,17 @@ class CodeIndex:
 
     @classmethod
     def load(cls, release: Path, *, trust: Trust, exact: bool = False) -> Self:
-        """Verify the whole release folder, then read its index.
+        """Verify the whole release folder, then `read` its index.
+
+        Raises:
+            ProtocolError: the release is not what the manifest says.
+            EnvelopeError: its signature does not hold.
+        """
+        return cls.read(release, verify_folder(release, trust), exact=exact)
+
+    @classmethod
+    def read(cls, release: Path, manifest: PublishedManifest, *, exact: bool = False) -> Self:
+        """The index of a release folder that `verify_folder` has accepted.
 
         hnswlib crashes on hostile bytes, so it sees the file only after the
         release's signature and the file's digest hold, and then as a private copy of
@@ -69,10 +80,8 @@ class CodeIndex:
         exact too: a matrix product.
 
         Raises:
-            ProtocolError: the release is not what the manifest says.
-            EnvelopeError: its signature does not hold.
+            ProtocolError: a file of the index changed since, or does not hold what it should.
         """
-        manifest = verify_folder(release, trust)
         arrays, told = decode_arrays(read_listed(release, manifest, VECTORS))
         codes, vectors = _labels(read_listed(release, manifest, LABELS)), arrays.get("vectors")
         if vectors is None or vectors.ndim != 2 or len(codes) != len(vectors):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import signal
 import sys
 import threading
@@ -24,12 +26,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from protocol import logs
 from protocol.errors import FederationError
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 _SECONDS_A_LINE = 10.0
+# What a program cannot mend: no space, a quota, a disk that takes no writing or fails, too many open files.
+_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE})
 
 Step = Callable[[str, float], None]
 
@@ -39,15 +44,34 @@ def run_app(app: typer.Typer) -> NoReturn:
     try:
         app()
     except FederationError as error:
-        err.print("error:", style="bold red", end=" ")
-        err.print(str(error), markup=False)
+        _complain(str(error))
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _MACHINE:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        told = FederationError(
+            "The machine could not go on",
+            why=f"{error.strerror}{where}",
+            do="Nothing is half-written; mend that and run the command again",
+        )
+        _complain(str(told))
+        sys.exit(1)
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(1)
     sys.exit(0)
+
+
+def _complain(text: str) -> None:
+    """Why the command ends: for people, or as a line of a log that is JSON."""
+    if logs.is_json():
+        logging.getLogger("smile").error("%s", text)
+        return
+    err.print("error:", style="bold red", end=" ")
+    err.print(text, markup=False)
 
 
 def stop_event() -> threading.Event:

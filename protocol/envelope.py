@@ -40,7 +40,8 @@ from protocol.canonical import canonical_json
 from protocol.errors import EnvelopeError
 from protocol.files import atomic_file, sync_folder
 from protocol.keys import PrivateKeys, PublicKeys, SuiteName, hpke_suite, pae
-from protocol.study import Identifier
+from protocol.sections import Identifier
+from protocol.version import PROTOCOL, SOFTWARE, check_json
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -61,7 +62,8 @@ class EnvelopeHeader(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    protocol: int = Field(PROTOCOL, description="Looked at before all else (`protocol.version`).")
+    software: str = Field(SOFTWARE, max_length=80, description="What sealed it, for people.")
     kind: Literal["release", "result"]
     suite: SuiteName
     consortium: Identifier
@@ -353,6 +355,7 @@ def _read_head(stream: BufferedReader) -> bytes:
 
 
 def _parse_header(head: bytes) -> EnvelopeHeader:
+    check_json(head, "The sender of this envelope")
     try:
         header = EnvelopeHeader.model_validate_json(head)
     except ValidationError:

@@ -58,6 +58,10 @@ class EnvelopeError(ProtocolError):
     """A sealed message is altered, addressed to someone else, expired or replayed."""
 
 
+class VersionError(EnvelopeError):
+    """The other party speaks another version of the protocol."""
+
+
 class KeyFileError(FederationError):
     """A private key file is missing, readable by others or not a key."""
 
@@ -68,3 +72,7 @@ class FitError(FederationError):
 
 class RoundError(FederationError):
     """A round is not in the state that the command needs."""
+
+
+class StoreError(FederationError):
+    """The coordinator's database cannot be reached, is locked, or has no room: the same may go through later."""

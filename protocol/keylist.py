@@ -26,8 +26,8 @@ from protocol.canonical import canonical_json, digest
 from protocol.errors import EnvelopeError, ProtocolError
 from protocol.keys import PrivateKeys, PublicKeys, pae
 from protocol.messages import HexDigest, Message
+from protocol.sections import Identifier
 from protocol.signed import parse
-from protocol.study import Identifier
 
 MAX_VERSIONS = 1000
 _NOT_ONE = "Do not use it; call the party and compare fingerprints"

@@ -8,13 +8,14 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstrai
 
 from protocol.canonical import digest
 from protocol.keys import PublicKeys
-from protocol.study import (
+from protocol.sections import (
     DEFAULT_MIN_CHANGED_PATIENTS,
     DEFAULT_SMALL_SITE_PAIR_PATIENTS,
     DEFAULT_SMALL_SITE_PATIENTS,
     DEFAULT_STICKY_PATIENTS,
     Identifier,
 )
+from protocol.version import PROTOCOL, SOFTWARE
 from protocol.vocabulary import MAX_CODE_LENGTH
 
 MAX_NAME_LENGTH = 300
@@ -43,6 +44,8 @@ class Message(BaseModel):
 class Invitation(Message):
     """What a site needs to find and check the coordinator; handed over by people."""
 
+    protocol: int = Field(PROTOCOL, description="That the coordinator speaks; looked at before all else.")
+    software: str = Field(SOFTWARE, max_length=80, description="What wrote it, for people.")
     study_digest: HexDigest
     address: str = Field(max_length=300, description="host:port of the fleet proxy.")
     certificate: str = Field(
@@ -209,7 +212,7 @@ class SiteSummary(Message):
     """A site's part in a published release."""
 
     site: Identifier
-    state: Literal["received", "refused", "missing", "withdrawn"]
+    state: Literal["received", "refused", "missing", "excluded", "withdrawn"]
     detail: Text = ""
     sequence: int = Field(0, ge=0)
     manifest_digest: str = ""

@@ -30,7 +30,14 @@ LOG_LIMIT = 16 << 20
 """Bytes of a log file; beyond them it becomes NAME.log.1, replacing the one before."""
 
 _POLL_SECONDS = 0.2
-_KEPT_NAMES = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR")
+# Blocks of many megabytes pass through threads that come and go. By default glibc gives each thread a heap of its own and,
+# once a large block was freed, keeps such blocks for later: a SuperLink then holds several times what is on the way.
+_ALLOCATOR = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "262144",
+    "MALLOC_TRIM_THRESHOLD_": "262144",
+}
+_KEPT_NAMES = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "SMILE_LOG_FORMAT")
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ def clean_environment(home: Path, *, keep: Iterable[str] = (), **extra: str) -> 
     env = {name: os.environ[name] for name in (*_KEPT_NAMES, *keep) if name in os.environ}
     env["PATH"] = os.pathsep.join((str(scripts_folder()), os.environ.get("PATH", os.defpath)))
     env["HOME"] = str(home)
-    return env | {"PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"} | extra
+    return env | {"PYTHONNOUSERSITE": "1", "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"} | _ALLOCATOR | extra
 
 
 class Keeper:

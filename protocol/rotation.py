@@ -40,8 +40,8 @@ from protocol.keylist import (
 )
 from protocol.keys import PrivateKeys, PublicKeys, key_file_public
 from protocol.messages import HexDigest, Message
+from protocol.sections import Identifier
 from protocol.signed import open_signed, parse
-from protocol.study import Identifier
 
 COORDINATOR = "coordinator"
 """The name of the coordinator in its own key list."""

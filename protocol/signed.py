@@ -1,4 +1,4 @@
-"""Small signed messages: canonical JSON with a signature over its type and bytes."""
+"""Small signed messages: canonical JSON with a signature over its protocol, type and bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from protocol.canonical import canonical_json
 from protocol.envelope import pae
 from protocol.errors import ProtocolError
 from protocol.keys import PrivateKeys, PublicKeys
+from protocol.version import PROTOCOL, SOFTWARE, check_json
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -22,17 +23,21 @@ class Signed(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    protocol: int = Field(PROTOCOL, description="Looked at before all else (`protocol.version`).")
+    software: str = Field(SOFTWARE, max_length=80, description="What wrote the message, for people.")
     payload: str = Field(description="Canonical JSON of the message.")
     signature: str = Field(
-        max_length=128, description="Base64 of Ed25519 over PAE('smile/message', type, payload)."
+        max_length=128,
+        description="Base64 of Ed25519 over PAE('smile/message', protocol, software, type, payload).",
     )
 
 
 def sign_message(message: BaseModel, keys: PrivateKeys) -> bytes:
     """JSON bytes of the message and its signature; the message's class name is signed with it."""
     payload = canonical_json(message)
-    signature = keys.sign(_signed(type(message), payload))
-    return canonical_json(Signed(payload=payload.decode(), signature=base64.b64encode(signature).decode()))
+    unsigned = Signed(payload=payload.decode(), signature="")
+    signature = base64.b64encode(keys.sign(_signed(unsigned, type(message)))).decode()
+    return canonical_json(unsigned.model_copy(update={"signature": signature}))
 
 
 def open_signed(data: bytes, kind: type[M], signer: PublicKeys) -> M:
@@ -40,20 +45,20 @@ def open_signed(data: bytes, kind: type[M], signer: PublicKeys) -> M:
 
     Raises:
         ProtocolError: too long, not of this form, or not a valid message of this kind.
+        VersionError: its sender speaks another protocol.
         EnvelopeError: the signature does not hold.
     """
     if len(data) > MAX_BYTES:
         raise ProtocolError(
             f"A signed {kind.__name__} of {len(data)} bytes is refused", why=f"the limit is {MAX_BYTES}"
         )
+    outer = _outer(data, kind)
     try:
-        outer = Signed.model_validate_json(data)
         signature = base64.b64decode(outer.signature, validate=True)
-        payload = outer.payload.encode()
-    except (ValidationError, ValueError):
+    except ValueError:
         raise ProtocolError(f"These bytes are no signed {kind.__name__}") from None
-    signer.verify(signature, _signed(kind, payload))
-    return parse(payload, kind)
+    signer.verify(signature, _signed(outer, kind))
+    return parse(outer.payload.encode(), kind)
 
 
 def peek(data: bytes, kind: type[M]) -> M:
@@ -66,18 +71,18 @@ def peek(data: bytes, kind: type[M]) -> M:
     """
     if len(data) > MAX_BYTES:
         raise ProtocolError(f"A signed {kind.__name__} of {len(data)} bytes is refused")
-    try:
-        return parse(Signed.model_validate_json(data).payload.encode(), kind)
-    except ValidationError:
-        raise ProtocolError(f"These bytes are no signed {kind.__name__}") from None
+    return parse(_outer(data, kind).payload.encode(), kind)
 
 
 def parse(payload: bytes, kind: type[M]) -> M:
     """A message from JSON bytes.
 
     Raises:
+        VersionError: it says itself which protocol it is of, and that is not ours.
         ProtocolError: not valid.
     """
+    if "protocol" in kind.model_fields:
+        check_json(payload, f"The sender of this {kind.__name__}")
     try:
         return kind.model_validate_json(payload)
     except ValidationError as error:
@@ -87,5 +92,16 @@ def parse(payload: bytes, kind: type[M]) -> M:
         ) from None
 
 
-def _signed(kind: type[BaseModel], payload: bytes) -> bytes:
-    return pae(b"smile/message", kind.__name__.encode(), payload)
+def _outer(data: bytes, kind: type[BaseModel]) -> Signed:
+    check_json(data, f"The sender of this {kind.__name__}")
+    try:
+        outer = Signed.model_validate_json(data)
+        outer.payload.encode()
+    except (ValidationError, ValueError):
+        raise ProtocolError(f"These bytes are no signed {kind.__name__}") from None
+    return outer
+
+
+def _signed(outer: Signed, kind: type[BaseModel]) -> bytes:
+    stated = (str(outer.protocol), outer.software, kind.__name__, outer.payload)
+    return pae(b"smile/message", *(part.encode() for part in stated))

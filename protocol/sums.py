@@ -33,9 +33,10 @@ from protocol.errors import DataError, ProtocolError
 from protocol.files import atomic_file
 from protocol.keys import PublicKeys
 from protocol.messages import Curie, HexDigest, Message
+from protocol.sections import Identifier
 from protocol.secure_sum import MIN_SITES, ParticipantList, ReceivedList, SumSubject
 from protocol.secure_sum.fixed import Int64Vector
-from protocol.study import Identifier, StudySpec
+from protocol.study import StudySpec
 
 Statistic = Literal["margins", "cells"]
 Step = Literal["offer", "participants", "advertise", "share", "mask", "received", "unmask", "close"]

@@ -25,29 +25,34 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protocol.canonical import file_digest, fingerprint
-from protocol.errors import EnvelopeError, FederationError, RoundError, UsageError
+from protocol.errors import EnvelopeError, FederationError, RoundError, UsageError, VersionError
 from protocol.keyfile import Passphrase
 from protocol.keys import PublicKeys
 from protocol.locking import exclusive
 from protocol.messages import Receipt, RoundCall
 from protocol.signed import open_signed, sign_message
-from site_agent import released
-from site_agent.calls import check_study, release_header
-from site_agent.codelist import Applied, apply_result, write_code_list
-from site_agent.config import Home
+from site_agent.calls import call_round, check_study, release_header
+from site_agent.config import Home, stamp
 from site_agent.countersigned import check_and_note
 from site_agent.exchange import Exchange, SiteStatus
 from site_agent.ledger import Ledger
 from site_agent.outbox import Outbox, PreparedRelease
-from site_agent.prepare import Prepared, prepare_release, work_lock
 from site_agent.resources import Resources
 from site_agent.results import open_result
 from site_agent.signers import Approval, Signers, approval_facts, standing
 from site_agent.sources import Progress, silent
 from site_agent.state import SealedFor, load_state, save_state, sweep
 from site_agent.sums.sharing import check_sealed_sharing
+from site_agent.working import work_lock
+
+if TYPE_CHECKING:
+    from site_agent.codelist import Applied
+    from site_agent.prepare import Prepared
+
+# What counts, embeds or reads tables is imported where it is used: it takes 100 MB, and an agent waits for months.
 
 _ROUNDS_REMEMBERED = 64
 
@@ -82,6 +87,7 @@ class Agent:
     def locked(self) -> Iterator[None]:
         """One process at a time changes the site's files; what a killed one left goes first."""
         with exclusive(self.home.folder / ".lock"):
+            self.home.reread()
             _ = self._swept
             yield
 
@@ -106,6 +112,9 @@ class Agent:
 
     def preview(self, progress: Progress = silent, machine: Resources | None = None) -> Prepared:
         """Prepare the next release for review; nothing leaves."""
+        from site_agent.codelist import write_code_list  # noqa: PLC0415
+        from site_agent.prepare import prepare_release  # noqa: PLC0415
+
         state = load_state(self.home.folder)
         prepared = prepare_release(
             self.home,
@@ -217,6 +226,8 @@ class Agent:
             UsageError: no release has arrived, or no code list was kept.
             ProtocolError: the release on disk is not what its manifest says.
         """
+        from site_agent.codelist import apply_result  # noqa: PLC0415
+
         with self.locked():
             applied = apply_result(self.home)
             self.ledger.append("applied", version=applied.version)
@@ -239,6 +250,8 @@ class Agent:
     def _answer(self, data: bytes) -> list[str]:
         try:
             call = open_signed(data, RoundCall, self.home.invitation.keys)
+        except VersionError as error:
+            return self._other_version(data, error)
         except FederationError as error:
             self.exchange.drop_call(data)
             return [f"Ignored a call that the coordinator did not sign: {error}"]
@@ -246,7 +259,8 @@ class Agent:
         if call.expires <= datetime.now(UTC):
             self.exchange.drop_call(data)
             return [f"The call of round {call.round} has expired"]
-        if before is not None and self._answered(call, before):
+        mark = self._mark(data)
+        if before is not None and (self._answered(call, before) or self._waiting.get(call.round) == mark):
             return []
         try:
             check_and_note(self.home.folder, self.ledger, call, data, self.home.config.site)
@@ -254,6 +268,8 @@ class Agent:
         except FederationError as error:
             status = SiteStatus(round=call.round, state="refused", detail=str(error)[:2000])
         if before is not None and before.state == status.state and before.detail == status.detail:
+            if status.state == "awaiting-approval":
+                self._waiting[call.round] = mark
             return []
         if status.state != "sealed":
             event = "refused" if status.state == "refused" else "answered"
@@ -261,12 +277,38 @@ class Agent:
         self.exchange.set_status(status)
         return [f"Round {call.round}: {status.state}. {status.detail}".strip()]
 
+    @cached_property
+    def _waiting(self) -> dict[str, object]:
+        """Round -> what its state was found from; people take days, and reading a release takes a second."""
+        return {}
+
+    def _mark(self, call: bytes) -> object:
+        """Differs whenever the answer to a call may differ, in a round that waits for people."""
+        folder = self.home.folder
+        return call, *(stamp(path) for path in (self.outbox.path, self.ledger.path, folder / "state.json"))
+
+    def _other_version(self, data: bytes, error: VersionError) -> list[str]:
+        """Refuse a call of another protocol, of which only the round's name is read; nobody has proved it."""
+        self.exchange.drop_call(data)
+        name = call_round(data)
+        before = self.exchange.status(name) if name else None
+        # What was answered stays: the sender of this call is not known.
+        if name and (before is None or before.state in {"preparing", "awaiting-approval"}):
+            self.ledger.append("refused", round=name, state="refused", detail=str(error))
+            self.exchange.set_status(SiteStatus(round=name, state="refused", detail=str(error)))
+        elif before is not None and before.detail == str(error):
+            return []
+        return [f"Refused a call: {error}"]
+
     def _answered(self, call: RoundCall, before: SiteStatus) -> bool:
         """Whether nothing is left to do for this call."""
         if before.state == "delivered":
             return True
         sealed = load_state(self.home.folder).sealed.get(call.round)
-        return before.state == "sealed" and sealed is not None and sealed.recipient == call.recipient.digest
+        if before.state != "sealed" or sealed is None or sealed.recipient != call.recipient.digest:
+            return False
+        # A round that was extended after an envelope had expired gets the same release in a new one.
+        return sealed.expires > datetime.now(UTC) or sealed.expires >= call.expires
 
     def _status(self, call: RoundCall) -> SiteStatus:
         """What this site answers; seals the approved release when all conditions hold."""
@@ -301,8 +343,9 @@ class Agent:
                 detail=f"Release {manifest.sequence} ({fingerprint(manifest.digest)}) waits for approval: {have} of {needed}",
             )
         before = state.sealed.get(call.round)
-        answered = SealedFor(recipient=call.recipient.digest, content=manifest.digest)
-        if before is not None and before.recipient == answered.recipient and before != answered:
+        recipient = call.recipient.digest
+        answered = SealedFor(recipient=recipient, content=manifest.digest, expires=call.expires)
+        if before is not None and before.recipient == recipient and before.content != answered.content:
             raise RoundError(
                 f"Round {call.round} was answered with release {fingerprint(before.content)}",
                 why="it may have been fetched, and one round gets one release of a site",
@@ -312,6 +355,8 @@ class Agent:
 
     def _seal(self, call: RoundCall, prepared: PreparedRelease, answered: SealedFor) -> SiteStatus:
         """All of the step `seal` but the status."""
+        from site_agent.released import promote  # noqa: PLC0415
+
         keys, manifest, entries = self.home.keys, prepared.release.manifest, self.ledger.verify()
         header = release_header(self.home, call, manifest, entries[-1].head)
         self.outbox.seal(
@@ -323,7 +368,7 @@ class Agent:
             ledger=entries,
             needed=self.home.config.approval.signers,
         )
-        released.promote(self.home.folder, manifest.digest)
+        promote(self.home.folder, manifest.digest)
         self.outbox.keep_sealed(prepared)
         self.ledger.append(
             "sealed",

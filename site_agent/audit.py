@@ -22,8 +22,8 @@ from protocol.errors import FederationError, ProtocolError, UsageError
 from protocol.files import write_atomic
 from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import HexDigest, Message
+from protocol.sections import Identifier
 from protocol.signed import open_signed, peek, sign_message
-from protocol.study import Identifier
 from site_agent.ledger import Entry, chain
 from site_agent.signers import standing
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 from pydantic import ValidationError
 
 from protocol.envelope import EnvelopeHeader
 from protocol.errors import StudyError
 from protocol.messages import ReleaseManifest, RoundCall
 from protocol.study import StudySpec, study_differences
+from protocol.vocabulary import IDENTIFIER
 from site_agent.config import Home
-from site_agent.prepare import agent_digest
+from site_agent.software import agent_digest
 
 
 def check_study(home: Home, call: RoundCall) -> None:
@@ -29,6 +32,15 @@ def check_study(home: Home, call: RoundCall) -> None:
         why="; ".join(differences[:8]),
         do="Agree on one study file; nothing was sent",
     )
+
+
+def call_round(data: bytes) -> str:
+    """The round that a call of another protocol seems to be for, unproved; empty if it names none."""
+    try:
+        name = json.loads(json.loads(data)["payload"])["round"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return name if isinstance(name, str) and IDENTIFIER.fullmatch(name) else ""
 
 
 def release_header(home: Home, call: RoundCall, manifest: ReleaseManifest, head: str) -> EnvelopeHeader:

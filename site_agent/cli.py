@@ -7,27 +7,30 @@ from typing import Annotated
 
 import typer
 
+from protocol import logs
 from protocol.console import out, print_json, progress, run_app, stop_event, table
 from protocol.errors import UsageError
 from protocol.files import write_atomic
 from protocol.keyfile import passphrase_from_file
 from site_agent import (
     cli_airgap,
+    cli_cohort,
     cli_connect,
+    cli_enrol,
+    cli_graph,
     cli_keys,
     cli_ledger,
     cli_release,
     cli_search,
     cli_signers,
+    cli_status,
     enrolment,
 )
 from site_agent.agent import Agent
 from site_agent.cli_options import HERE, HomeOption, JsonOption, MemoryOption, ThreadsOption
 from site_agent.config import Home, Kind
-from site_agent.doctor import examine
-from site_agent.doctor.page import page
-from site_agent.doctor.terminal import as_json, show
-from site_agent.prepare import version
+from site_agent.software import version
+from site_agent.status import places
 from site_agent.sums.cli import roster_app, sums_app
 
 app = typer.Typer(
@@ -41,6 +44,7 @@ app = typer.Typer(
 app.add_typer(cli_signers.app, name="signer")
 app.add_typer(cli_ledger.app, name="ledger")
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_cohort.app, name="cohort")
 app.add_typer(sums_app, name="sums")
 app.add_typer(roster_app, name="roster")
 
@@ -120,6 +124,11 @@ def doctor(
     json: JsonOption = False,
 ) -> None:
     """Check configuration, keys, data and connection before the first run; nothing leaves."""
+    # What reads and counts tables is imported where it is used: `site-agent run` needs none of it.
+    from site_agent.doctor import examine  # noqa: PLC0415
+    from site_agent.doctor.page import page  # noqa: PLC0415
+    from site_agent.doctor.terminal import as_json, show  # noqa: PLC0415
+
     site = Home(home)
     if html is not None and html.is_dir():
         raise UsageError(f"{html} is a folder", do="Name a file for the page, such as doctor.html")
@@ -151,15 +160,36 @@ def doctor(
 def enroll(
     home: HomeOption = HERE,
     contact: Annotated[str, typer.Option(help="Whom the coordinator calls when this site is offline.")] = "",
+    confirm: Annotated[
+        Path | None, typer.Option(help="welcome-SITE.json from the coordinator: take it in.")
+    ] = None,
+    fingerprint: Annotated[
+        str,
+        typer.Option(help="With --confirm: the fingerprint that the coordinator told you; does not ask."),
+    ] = "",
+    anew: Annotated[
+        bool,
+        typer.Option("--anew", help="This home comes from an old backup: take new keys for it first."),
+    ] = False,
+    passphrase_file: Annotated[
+        Path | None, typer.Option(help="With --anew: file of mode 0600 with a passphrase for the new key.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Write the enrolment file for the coordinator; it holds public keys only."""
-    path, keys = enrolment.write_enrolment(Home(home), contact)
+    """Write the enrolment file for the coordinator, which holds public keys only; or take its welcome in."""
+    if confirm is not None:
+        cli_enrol.confirm(Home(home), confirm, fingerprint, json=json)
+        return
+    site = cli_enrol.anew(Home(home), passphrase_file, json=json) if anew else Home(home)
+    path, keys = enrolment.write_enrolment(site, contact)
     if json:
         print_json({"file": str(path), "fingerprint": keys.fingerprint})
         return
     out.print(f"Send {path} to the coordinator. This site's fingerprint is [bold]{keys.fingerprint}[/]:")
     out.print("tell it to the coordinator by telephone, not in the same message.")
+    out.print(
+        f"When its welcome comes: site-agent enroll --confirm welcome-{site.config.site}.json --home {home}"
+    )
 
 
 cli_release.add_to(app)
@@ -178,9 +208,11 @@ def run(
     """Stay connected: answer calls with the approved release, take in results."""
     from site_agent.run import run_agent  # noqa: PLC0415 - Flower takes seconds to import
 
+    site = Home(home)
+    logs.configure("site-agent", site=site.config.site, hide=places(site))
     run_agent(
-        Agent(Home(home)),
-        say=lambda text: out.print(text, markup=False),
+        Agent(site),
+        say=logs.speaker(lambda text: out.print(text, markup=False)),
         stop=stop_event(),
         until_delivered=until_delivered,
         agent_only=agent_only,
@@ -188,8 +220,11 @@ def run(
 
 
 cli_connect.add_to(app)
+cli_enrol.add_to(app)
 cli_airgap.add_to(app)
 cli_search.add_to(app)
+cli_graph.add_to(app)
+cli_status.add_to(app)
 
 
 @app.command(epilog="Example: site-agent apply --home north")

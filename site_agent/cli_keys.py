@@ -108,7 +108,50 @@ def trust(
     if json:
         print_json({"fingerprint": seen, "version": found.known.version})
     else:
-        out.print(f"The coordinator has keys of version {found.known.version}. Start site-agent run again.")
+        out.print(
+            f"The coordinator has keys of version {found.known.version}; site-agent run uses them from now on."
+        )
+
+
+@app.command(
+    "trust-authority",
+    epilog="Example: site-agent keys trust-authority authority-coordinator.json --home north",
+)
+def trust_authority(
+    file: Annotated[Path, typer.Argument(help="authority-coordinator.json from the coordinator.")],
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Trust the coordinator's next certificate authority for the connection; the coordinator's keys have signed it."""
+    site = Home(home)
+    with Agent(site).locked():
+        found = keys.trust_authority(site, file)
+    count = found.certificates.count("BEGIN CERTIFICATE")
+    if json:
+        print_json({"authorities": count, "issued": found.issued})
+        return
+    out.print(
+        f"The connection trusts {count} of the coordinator's authorities; site-agent run connects with them."
+    )
+    if not site.node_key.is_file():
+        out.print(
+            f"Give the account of site-agent connect the certificate of {site.folder / 'invitation.json'} as its ca.crt."
+        )
+
+
+@app.command("new-node-key", epilog="Example: site-agent keys new-node-key --home north")
+def new_node_key(home: HomeOption = HERE, json: JsonOption = False) -> None:
+    """Take a new key for the Flower connection, and write the file by which the coordinator shuts the old one out."""
+    site = Home(home)
+    separate = not site.node_key.is_file()
+    with Agent(site).locked():
+        path = keys.change_node_key(site)
+    if json:
+        print_json({"file": str(path)})
+        return
+    out.print(f"Send {path} to the coordinator: until it is taken in there, this site is offline.")
+    if separate:
+        out.print(f"Move {site.node_key} to the account of site-agent connect, in place of its node.key.")
 
 
 def _change(home: Path, passphrase_file: Path | None, lost_since: datetime | None, *, json: bool) -> None:
@@ -127,4 +170,4 @@ def _change(home: Path, passphrase_file: Path | None, lost_since: datetime | Non
     out.print(
         f"Send it {path}. When its receipt comes: site-agent keys confirm key-receipt-{site.config.site}.json"
     )
-    out.print("Start site-agent run again: the one that runs still signs with the old keys.")
+    out.print("site-agent run signs with the new keys from now on.")

@@ -22,7 +22,6 @@ from site_agent.cli_options import (
 from site_agent.cli_views import show_made, show_views
 from site_agent.config import Home
 from site_agent.difference import Difference, Moved, difference
-from site_agent.gate import pair_floor
 from site_agent.resources import resources
 from site_agent.signers import standing
 
@@ -226,6 +225,8 @@ def _descriptions(manifest: ReleaseManifest) -> str:
 
 def _show_manifest(manifest: ReleaseManifest, size: int, *, all_names: bool) -> None:
     """Everything of a release on one screen; with `all_names`, every code and anchor too."""
+    from site_agent.gate import pair_floor  # noqa: PLC0415 - the libraries of counting take 100 MB
+
     s, p = manifest.statistics, manifest.policy
     facts: list[list[Any]] = [
         ["site, release", f"{manifest.site}, {manifest.sequence}"],

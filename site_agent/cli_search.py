@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
 
-from protocol.codeindex import CodeIndex
 from protocol.published import Trust, read_listed, verify_folder
 from protocol.searching import (
     CategoryOption,
@@ -22,7 +19,6 @@ from protocol.searching import search as search_and_show
 from protocol.study import StudySpec
 from protocol.textindex import TextIndex
 from site_agent.cli_options import HERE, HomeOption, JsonOption
-from site_agent.codelist import latest_result
 from site_agent.config import Home
 from site_agent.keys import coordinator_keys
 
@@ -53,6 +49,9 @@ def search(
     json: JsonOption = False,
 ) -> None:
     """Find codes of the newest release by code, words of a name, or the name of a synonym; case and typos do not matter."""
+    from protocol.codeindex import CodeIndex  # noqa: PLC0415
+    from site_agent.codelist import latest_result  # noqa: PLC0415
+
     site = Home(home)
     folder, trust = latest_result(site), coordinator_keys(site)
     study, texts = read_texts(folder, trust)
@@ -67,6 +66,9 @@ def read_texts(folder: Path, trust: Trust) -> tuple[StudySpec, TextIndex]:
         ProtocolError: the release is not what its manifest says.
         EnvelopeError: its signature does not hold.
     """
+    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
     manifest = verify_folder(folder, trust)
     data = read_listed(folder, manifest, "clusters.parquet")
     rows = pq.read_table(pa.BufferReader(data), columns=_COLUMNS)

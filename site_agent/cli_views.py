@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from protocol.console import out, table
-from protocol.keep import NAME as ONTOLOGY
 from protocol.messages import ReleaseManifest
-from protocol.release import TEXT
-from site_agent.prepare import Prepared
-from site_agent.views.cooccurrence import NAME as COOCCURRENCE
+from protocol.release import COOCCURRENCE, TEXT
+
+if TYPE_CHECKING:
+    from site_agent.prepare import Prepared
 
 _SHOWN = 20
 _MADE_OF = {
     COOCCURRENCE: "counts that passed the floors",
-    ONTOLOGY: "the same counts, and the study's ontology: a second function of them",
+    "ontology": "the same counts, and the study's ontology: a second function of them",
     TEXT: "names of codes: a vector tells nearly as much as its name",
 }
 _OWN = "the same counts, by the Python file that site.toml names"

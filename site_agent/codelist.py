@@ -37,7 +37,7 @@ def write_code_list(home: Home, prepared: Prepared) -> None:
             "released": pa.array(released),
         }
     )
-    write_atomic(home.folder / "local" / "codes.parquet", _parquet(table))
+    write_atomic(home.folder / "local" / "codes.parquet", parquet_bytes(table))
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def apply_result(home: Home) -> Applied:
         }
     )
     target = home.folder / "harmonised.csv"
-    write_atomic(home.folder / "harmonised.parquet", _parquet(table))
-    write_atomic(target, _csv(table))
+    write_atomic(home.folder / "harmonised.parquet", parquet_bytes(table))
+    write_atomic(target, csv_bytes(table))
     counts = {name: state.count(name) for name in sorted(set(state))}
     return Applied(manifest.version, target, counts)
 
@@ -121,13 +121,14 @@ def _state(row: dict[str, Any] | None) -> str:
     return "mapped" if row["standard_code"] else "no standard code"
 
 
-def _parquet(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
+    """A table as a Parquet file."""
     sink = io.BytesIO()
     pq.write_table(table, sink)
     return sink.getvalue()
 
 
-def _csv(table: pa.Table) -> bytes:
+def csv_bytes(table: pa.Table) -> bytes:
     """CSV whose text cells no spreadsheet takes for a formula."""
     columns = {
         name: [

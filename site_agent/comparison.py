@@ -71,6 +71,6 @@ def check_before_embedding(
         "Bring more patients or a longer period; the floors cannot be lowered here": little,
         "Prepare the next release when more patients' events have changed; the last one stays valid": near,
         "Correct data.system or data.systems in site.toml, or the study": foreign,
-        f"Restore {home.folder / 'released'} from a backup": lost,
+        f"Restore {home.folder / 'released'} from a backup, or have a signer decide: site-agent lost-memory": lost,
     }
     refuse([*little, *near, *foreign, *lost], ". ".join(do for do, reasons in steps.items() if reasons))

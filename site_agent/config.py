@@ -11,12 +11,14 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from protocol.configfile import read_config
-from protocol.errors import StudyError, UsageError
+from protocol.errors import KeyFileError, StudyError, UsageError
+from protocol.keyfile import Passphrase
 from protocol.keys import PrivateKeys
 from protocol.messages import HexDigest, Invitation, Policy
 from protocol.rotation import passphrase_for
+from protocol.sections import Identifier, Prefix
 from protocol.signed import parse
-from protocol.study import Identifier, Prefix, StudySpec, load_study
+from protocol.study import StudySpec, load_study
 
 
 class _Section(BaseModel):
@@ -170,6 +172,16 @@ class Machine(_Section):
     )
 
 
+class CohortData(_Section):
+    """What cohort search at this site knows of patients beside their events."""
+
+    patients: str = Field(
+        "",
+        description="CSV or Parquet file with the column patient and any of birth, sex, death, dates as YYYY-MM-DD; never "
+        "leaves the site. Relative to the home folder.",
+    )
+
+
 class Network(_Section):
     """What the Flower process may do."""
 
@@ -207,12 +219,22 @@ class SiteConfig(_Section):
     sharing: SiteSharing = SiteSharing()
     approval: ApprovalRule = ApprovalRule()
     machine: Machine = Machine()
+    cohort: CohortData = CohortData()
     network: Network = Network()
     views: dict[str, str] = Field(
         {},
         description="A view of the study's own (`[[views]]`) -> the Python file that makes it, relative to the home folder. It "
         "runs with the agent's rights, only if it is named here, and only if it has the study's digest.",
     )
+
+
+def stamp(path: Path) -> tuple[int, ...]:
+    """Differs whenever a file was replaced or written to; empty if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return (found.st_mtime_ns, found.st_ino, found.st_size)
 
 
 @dataclass(frozen=True)
@@ -278,8 +300,43 @@ class Home:
         Raises:
             KeyFileError: missing, or open to other users; protected, and there is no passphrase or a wrong one.
         """
-        path = self.folder / "keys" / "site.key"
-        return PrivateKeys.load(path, passphrase_for(path))
+        return PrivateKeys.load(self._key, self.passphrase)
+
+    @cached_property
+    def passphrase(self) -> Passphrase | None:
+        """What opens the site's own key; a person is asked once. A changed key has the same."""
+        return passphrase_for(self._key)
+
+    @property
+    def _key(self) -> Path:
+        return self.folder / "keys" / "site.key"
+
+    def reread(self) -> None:
+        """Take in keys and an invitation that another command has changed; to be called under the site's lock.
+
+        Raises:
+            KeyFileError: the keys have changed, and cannot be opened.
+        """
+        paths = {"keys": self._key, "invitation": self.folder / "invitation.json"}
+        stamps: dict[str, tuple[int, ...]] = self.__dict__.setdefault("_stamps", {})
+        for name, path in paths.items():
+            now = stamp(path)
+            if stamps.get(name) == now:
+                continue
+            before, stamps[name] = stamps.get(name), now
+            loaded = self.__dict__.pop(name, None)
+            if name == "keys" and loaded is not None and before is not None:
+                self._load_again()
+
+    def _load_again(self) -> None:
+        try:
+            _ = self.keys
+        except KeyFileError as error:
+            raise KeyFileError(
+                "This site's keys have changed, and the new ones cannot be opened here",
+                why=error.what,
+                do="Start site-agent run again, and give it the passphrase of the new keys",
+            ) from None
 
     @property
     def node_key(self) -> Path:

@@ -27,7 +27,7 @@ from scipy import sparse
 
 from protocol.errors import DataError
 from protocol.files import write_atomic
-from protocol.study import Counting
+from protocol.sections import Counting
 from site_agent.cooccurrence import PairCounts, add_counts, count_pairs
 from site_agent.sources import Progress, silent
 from site_agent.staging import Staged

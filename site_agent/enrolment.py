@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
 
 from protocol.canonical import digest
-from protocol.errors import StudyError, UsageError
-from protocol.files import write_atomic
-from protocol.keep.files import FILE as ONTOLOGY
-from protocol.keep.files import read_ontology
+from protocol.enrolment import Welcome
+from protocol.errors import ProtocolError, StudyError, UsageError
+from protocol.files import put_in_place, write_atomic
 from protocol.keyfile import Passphrase
 from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import Enrolment, Invitation
-from protocol.signed import parse, sign_message
+from protocol.rotation import erase_key
+from protocol.signed import open_signed, parse, sign_message
 from protocol.study import load_study
 from site_agent.config import Home, Kind
+from site_agent.exchange import Exchange
 from site_agent.flower.node import new_node_key
+from site_agent.keys import coordinator_keys, own_keys
 from site_agent.ledger import Ledger
-from site_agent.sources.opening import open_source
+from site_agent.state import load_state, save_state
+
+WELCOME = "welcome.json"
+NOT_ENROLLED = (
+    "Not enrolled yet, as far as this site knows: send the coordinator the file of site-agent enroll; when its welcome "
+    "comes, site-agent enroll --confirm FILE"
+)
 
 _TEMPLATE = """\
 # One site of study {study}. See docs/reference/configuration.md.
@@ -127,6 +134,11 @@ def init_home(
         StudyError: site, study, ontology and invitation do not fit together.
         DataError: the study has an ontology, and none that can be used lies beside it.
     """
+    # What reads ontologies and tables takes 60 MB; `run` imports this module too, and needs none of it.
+    from protocol.keep.files import FILE as ONTOLOGY  # noqa: PLC0415
+    from protocol.keep.files import read_ontology  # noqa: PLC0415
+    from site_agent.sources.opening import open_source  # noqa: PLC0415
+
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"The folder {folder} is not empty", do="Name a new folder")
     for path in (invitation, study, *([anchors] if anchors else [])):
@@ -173,9 +185,7 @@ def init_home(
         keys.save(work / "keys" / "site.key", passphrase)
         Ledger(work / "ledger.jsonl").append("key-made", key=keys.public().digest, site=site)
         new_node_key(work / "flower" / "node.key")
-        if folder.exists():
-            folder.rmdir()
-        os.rename(work, folder)  # noqa: PTH104
+        put_in_place(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Home(folder)
@@ -225,6 +235,100 @@ def write_enrolment(home: Home, contact: str) -> tuple[Path, PublicKeys]:
     Ledger(home.folder / "ledger.jsonl").append("enrolment-written", sha256=digest(data), contact=contact)
     write_atomic(path, data, mode=0o644)
     return path, keys.public()
+
+
+def is_enrolled(home: Home) -> bool:
+    """Whether the coordinator's welcome has been taken in."""
+    return (home.folder / WELCOME).is_file()
+
+
+def read_welcome(home: Home, path: Path) -> Welcome:
+    """The coordinator's welcome for this site; a person must still compare the coordinator's fingerprint.
+
+    Raises:
+        UsageError: there is no such file.
+        EnvelopeError: the coordinator that this site knows did not sign it.
+        ProtocolError: it is no welcome, is for another site or study, or for keys that this site does not have.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        raise UsageError(f"There is no welcome file {path}") from None
+    welcome = open_signed(data, Welcome, coordinator_keys(home).current)
+    if (welcome.site, welcome.study_digest) != (home.config.site, home.study.digest):
+        raise ProtocolError(
+            f"The welcome {path} is for site {welcome.site}, or for another study than this site's",
+            do="Ask the coordinator for the file of this site",
+        )
+    if welcome.keys not in {k.digest for k in own_keys(home).trust(home.keys.public()).listed}:
+        raise ProtocolError(
+            f"The welcome {path} is for other keys than this site has",
+            why="it is an old one, or somebody else was enrolled under this site's name",
+            do="Call the coordinator, and compare this site's fingerprint",
+        )
+    return welcome
+
+
+def take_welcome(home: Home, welcome: Welcome, path: Path) -> None:
+    """Keep the welcome, after a person has compared the fingerprint; a new machine learns its place by it.
+
+    Args:
+        home: of the site.
+        welcome: from `read_welcome`.
+        path: the file that it was read from.
+    """
+    data = path.read_bytes()
+    ledger = Ledger(home.folder / "ledger.jsonl")
+    ledger.append(
+        "enrolled",
+        welcome=digest(data),
+        coordinator=coordinator_keys(home).current.digest,
+        sequence=welcome.sequence,
+        accepted=welcome.accepted,
+        lost_ledger=welcome.ledger_head,
+    )
+    state = load_state(home.folder)
+    if welcome.sequence > state.accepted_sequence:
+        update = {"accepted_sequence": welcome.sequence, "accepted_digest": welcome.accepted}
+        save_state(home.folder, state.model_copy(update=update))
+    write_atomic(home.folder / WELCOME, data)
+
+
+def begin_anew(home: Home, passphrase: Passphrase | None = None) -> Home:
+    """New keys for a site that goes on from an old backup; `write_enrolment` comes next.
+
+    The ledger, settings, signers and what is remembered of releases stay as they are. The old keys are erased: the
+    coordinator revokes them when it takes the enrolment in. May be interrupted and run again.
+
+    Args:
+        home: of the site; read it anew afterwards.
+        passphrase: protects the new key; without it the file's mode is its only protection.
+
+    Returns:
+        the home with the new keys.
+
+    Raises:
+        KeyFileError: the passphrase is too short.
+    """
+    ledger = Ledger(home.folder / "ledger.jsonl")
+    ledger.append("enrolling-anew", after=ledger.head())
+    folder = home.folder / "keys"
+    keys, new = PrivateKeys.generate(), folder / "anew.key"
+    erase_key(new)
+    keys.save(new, passphrase)
+    (home.folder / WELCOME).unlink(missing_ok=True)
+    own = own_keys(home)
+    for old in (*own.previous(), folder / "next.key"):
+        erase_key(old)
+    (folder / "key-list.json").unlink(missing_ok=True)
+    new.replace(own.key)
+    new_node_key(home.node_key, replace=True)
+    exchange = Exchange(home.exchange)
+    for status in exchange.statuses():
+        if status.state == "sealed":
+            exchange.clear(status.round)  # sealed by the old key: it is sealed again when it is asked for
+    ledger.append("key-made", key=keys.public().digest, site=home.config.site)
+    return Home(home.folder)
 
 
 def _toml(text: str) -> str:

@@ -5,6 +5,7 @@ results in. What lies here is sealed, signed or public, so the Flower side, whic
 network, may run as another user of the machine who shares nothing but this folder's group.
 
     calls/SHA256.json       signed calls of the coordinator        written by the Flower side
+    calls/.heard            empty: its time says when the coordinator last asked something
     status/ROUND.json       what the site says of a round          written by the agent
     sealed/SHA256.sealed    sealed releases, ready to be fetched   written by the agent
     results/SHA256.part     a result under way                     written by the Flower side
@@ -19,6 +20,7 @@ import os
 import re
 import shutil
 import stat
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -29,8 +31,8 @@ from protocol.canonical import digest, file_digest
 from protocol.errors import ProtocolError, RoundError
 from protocol.files import sync_folder, write_atomic
 from protocol.messages import Message, RoundCall
+from protocol.sections import Identifier
 from protocol.signed import parse, peek
-from protocol.study import Identifier
 from protocol.vocabulary import IDENTIFIER
 
 MAX_CALL = 64 << 10
@@ -44,6 +46,7 @@ _AGENT_FOLDERS = ("status", "sealed")
 _FLOWER_FOLDERS = ("calls", "results")
 # The group reads what the other side wrote; the set-group-ID bit hands the group on to new files.
 _AGENT_MODE, _FLOWER_MODE, _FILE_MODE = 0o2750, 0o2770, 0o640
+_HEARD = ".heard"
 
 State = Literal["unknown", "preparing", "awaiting-approval", "sealed", "refused", "delivered"]
 
@@ -108,6 +111,11 @@ class Exchange:
                 do="Ask the site to run its agent",
             )
         write_atomic(path, data, mode=_FILE_MODE)
+
+    def note_heard(self) -> None:
+        """The coordinator has asked something; when it did last is the time of a file that holds nothing."""
+        with contextlib.suppress(OSError):  # a full disk must not keep the answer back
+            (self.root / "calls" / _HEARD).touch(mode=_FILE_MODE)
 
     def status(self, round_id: str) -> SiteStatus | None:
         """What the agent last said of a round.
@@ -266,6 +274,13 @@ class Exchange:
             self._delete_sealed(status.sha256)
 
     # --- Both ------------------------------------------------------------------------------------------
+
+    def heard(self) -> datetime | None:
+        """When the coordinator last asked something, UTC; None for never."""
+        try:
+            return datetime.fromtimestamp((self.root / "calls" / _HEARD).lstat().st_mtime, UTC)
+        except OSError:
+            return None
 
     def _status_path(self, round_id: str) -> Path:
         if not IDENTIFIER.fullmatch(round_id):

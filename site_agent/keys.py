@@ -12,15 +12,20 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from protocol.errors import ProtocolError, UsageError
+from cryptography import x509
+
+from protocol.canonical import digest
+from protocol.enrolment import Authority, NodeKeyChange
+from protocol.errors import EnvelopeError, ProtocolError, UsageError
 from protocol.files import write_atomic
 from protocol.keyfile import Passphrase
 from protocol.keylist import KeyList, KnownKeys, VerifiedKeys, verify_key_list
 from protocol.keys import PrivateKeys
 from protocol.messages import Message
 from protocol.rotation import COORDINATOR, OwnKeys, only, party_of, passphrase_for, read_key_list
-from protocol.signed import parse
+from protocol.signed import open_signed, parse, sign_message
 from site_agent.config import Home
+from site_agent.flower.node import new_node_key
 from site_agent.ledger import Ledger
 
 
@@ -155,3 +160,66 @@ def follow_coordinator(home: Home, keys: KeyList, found: VerifiedKeys) -> None:
     Ledger(home.folder / "ledger.jsonl").append(
         "coordinator-keys", version=found.known.version, key=found.current.digest
     )
+
+
+def change_node_key(home: Home) -> Path:
+    """A new key for the Flower node, and `node-key-SITE.json` for the coordinator, signed by this site's own keys.
+
+    A connection that runs takes the new key by itself; it is refused until the coordinator has taken the file in.
+
+    Args:
+        home: of the site.
+
+    Returns:
+        the file to hand over.
+
+    Raises:
+        KeyFileError: the site's own key does not open.
+    """
+    keys, ledger = home.keys, Ledger(home.folder / "ledger.jsonl")
+    ledger.append("node-key-changing")
+    line = new_node_key(home.node_key, replace=True)
+    change = NodeKeyChange(study_digest=home.study.digest, site=home.config.site, node_key=line)
+    path = home.folder / f"node-key-{home.config.site}.json"
+    write_atomic(path, sign_message(change, keys), mode=0o644)
+    ledger.append("node-key-changed", key=digest(line.encode()))
+    return path
+
+
+def trust_authority(home: Home, path: Path) -> Authority:
+    """Take in the authorities that the coordinator's signed file names, in place of those that were trusted.
+
+    Args:
+        home: of the site; read it anew afterwards.
+        path: `authority-coordinator.json`.
+
+    Raises:
+        UsageError: there is no such file.
+        EnvelopeError: the coordinator did not sign it; or a later one was taken in before.
+        ProtocolError: it is no such file, or holds no certificate.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError:
+        raise UsageError(f"There is no file {path}") from None
+    found = open_signed(data, Authority, coordinator_keys(home).current)
+    _check_certificates(found.certificates)
+    kept = home.folder / "keys" / "authority.json"
+    last = parse(kept.read_bytes(), Authority) if kept.exists() else found
+    if found.study_digest != home.study.digest or found.issued < last.issued:
+        raise EnvelopeError(
+            "The authority file is for another study, or older than the one that was taken in before",
+            do="Ask the coordinator for its latest one",
+        )
+    Ledger(home.folder / "ledger.jsonl").append("authority", sha256=digest(found.certificates.encode()))
+    changed = home.invitation.model_copy(update={"certificate": found.certificates})
+    write_atomic(home.folder / "invitation.json", changed.model_dump_json(indent=1), mode=0o644)
+    write_atomic(kept, found.model_dump_json(indent=1))
+    return found
+
+
+def _check_certificates(pem: str) -> None:
+    try:
+        x509.load_pem_x509_certificates(pem.encode())
+    except ValueError:
+        raise ProtocolError("The authority file holds no certificate") from None

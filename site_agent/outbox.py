@@ -41,7 +41,8 @@ class Outbox:
     folder: Path
 
     @property
-    def _prepared(self) -> Path:
+    def path(self) -> Path:
+        """Where the release under review lies, if there is one."""
         return self.folder / "prepared.release"
 
     @property
@@ -50,11 +51,11 @@ class Outbox:
 
     def prepare(self, release: Release) -> None:
         """Keep a release for review."""
-        write_atomic(self._prepared, encode_release(release))
+        write_atomic(self.path, encode_release(release))
 
     def has_prepared(self) -> bool:
         """Whether a release lies here."""
-        return self._prepared.exists()
+        return self.path.exists()
 
     def prepared(self) -> PreparedRelease:
         """The release under review.
@@ -63,7 +64,7 @@ class Outbox:
             UsageError: none was prepared.
             FederationError: its bytes were altered.
         """
-        found = _read(self._prepared)
+        found = _read(self.path)
         if found is None:
             raise UsageError("No release is prepared", do="Run site-agent preview first")
         return found

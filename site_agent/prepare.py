@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
-import importlib.metadata
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import protocol
-import site_agent
-from protocol.envelope import software_digest
-from protocol.errors import UsageError
 from protocol.release import Release
 from protocol.study import StudySpec
 from site_agent.cells import Int64s, with_cells
@@ -32,9 +24,11 @@ from site_agent.gate import (
     sticky_counts,
     suppress,
 )
+from site_agent.lost import decided
 from site_agent.names import choose_names
 from site_agent.released import keep_candidate, remembered, site_salt
 from site_agent.resources import Resources, resources
+from site_agent.software import agent_digest, version
 from site_agent.sources import Description, Progress, silent
 from site_agent.sources.anchors import read_anchors
 from site_agent.sources.opening import open_source
@@ -42,6 +36,7 @@ from site_agent.sources.rollup import rollup_of
 from site_agent.staging import Staged, stage
 from site_agent.viewing import more_views, open_views
 from site_agent.views.cooccurrence import cooccurrence_view
+from site_agent.working import work_lock
 
 
 @dataclass(frozen=True)
@@ -71,16 +66,6 @@ class Prepared:
     names_undecided: int = 0
     encoded: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-def agent_digest() -> str:
-    """Digest of the installed agent: the Python files of `protocol` and `site_agent`."""
-    return software_digest(*(Path(str(p.__file__)).parent for p in (protocol, site_agent)))
-
-
-def version() -> str:
-    """The installed version."""
-    return importlib.metadata.version("smile-federation")
 
 
 def stage_events(home: Home, machine: Resources, progress: Progress = silent) -> Staged:
@@ -213,29 +198,6 @@ def _check_systems(codes: tuple[str, ...], study: StudySpec) -> None:
         study.system(prefix)
 
 
-@contextmanager
-def work_lock(home: Home) -> Iterator[None]:
-    """Only one command of a site works in its work folder at a time.
-
-    Raises:
-        UsageError: another one does now.
-    """
-    home.work.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(home.work / ".lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise UsageError(
-            f"Another command reads or counts this site's events in {home.work}",
-            do="Wait until it ends, then run this one again",
-        ) from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)  # the lock goes with it
-
-
 def prepare_release(
     home: Home, *, sequence: int, previous: str, machine: Resources | None = None, progress: Progress = silent
 ) -> Prepared:
@@ -259,7 +221,8 @@ def prepare_release(
         found = count_site(home, machine, last, salt=site_salt(home.folder), progress=progress)
         progress("withholding small cells", 0.0)
         differences = differences_from(earlier, found.patients, rules)
-        forgotten = previous if previous not in {"", *(r.digest for r in earlier)} else ""
+        known = {"", *(r.digest for r in earlier), *decided(home.folder)}
+        forgotten = previous if previous not in known else ""
         same = not differences or not differences[-1].rules
         shown = sticky_counts(found.counts, found.codes, last, policy, same_rules=same)
         kept = suppress(shown.counts, policy, shift=study.embedding.ppmi_shift)

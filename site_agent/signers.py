@@ -24,8 +24,8 @@ from protocol.errors import FederationError, KeyFileError, UsageError
 from protocol.keyfile import KeyCost, Passphrase
 from protocol.keys import PrivateKeys, PublicKeys
 from protocol.messages import HexDigest, Message
+from protocol.sections import Identifier
 from protocol.signed import open_signed
-from protocol.study import Identifier
 from protocol.vocabulary import IDENTIFIER
 from site_agent.ledger import Entry, Ledger
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from protocol.files import write_atomic
 from protocol.messages import HexDigest, Message
@@ -17,6 +17,7 @@ class SealedFor(Message):
 
     recipient: HexDigest = Field(description="Digest of the round's key.")
     content: HexDigest = Field(description="Digest of the manifest.")
+    expires: AwareDatetime = Field(description="When the envelope expires.")
 
 
 class SiteState(Message):

@@ -14,7 +14,8 @@ from protocol.errors import StudyError, UsageError
 from protocol.keep import NAME as ONTOLOGY
 from protocol.keep.files import FILE, read_ontology
 from protocol.release import TEXT, SourceView
-from protocol.study import ExtraView, StudySpec
+from protocol.sections import ExtraView
+from protocol.study import StudySpec
 from protocol.text import TextEncoder, open_encoder
 from site_agent.config import Home
 from site_agent.gate import KeptCounts, allowed_columns

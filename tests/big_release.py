@@ -22,6 +22,8 @@ from coordinator.config import Home
 from coordinator.edition import Edition
 from coordinator.exports.sssom import write_sssom
 from coordinator.exports.tables import CLUSTERS, EVIDENCE, clusters_table, evidence_table
+from coordinator.graph.building import build_edges
+from coordinator.graph.tables import EDGES, edges_table
 from coordinator.index import write_index
 from coordinator.mapping import Candidate, Evidence, KnownPair, Mapping, MappingSet
 from coordinator.store import Store
@@ -79,6 +81,7 @@ def big_home(
     seed: int = 0,
     names: Sequence[str] = HOSTILE_NAMES,
     web: str = "",
+    graph: bool = False,
 ) -> Home:
     """A home whose versions hold `codes` codes; the first local ones have `names`.
 
@@ -90,6 +93,7 @@ def big_home(
         seed: of everything that is drawn.
         names: of the first codes of NORTH.
         web: lines of the table [web] of coordinator.toml.
+        graph: with the graph of related codes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "study.toml").write_text(STUDY)
@@ -102,7 +106,7 @@ def big_home(
     store, previous = Store(home.database_url), ""
     for version in range(1, versions + 1):
         drawn = draw(codes, dim, np.random.default_rng([seed, version]), names)
-        previous = write_version(home, store, version, drawn, previous)
+        previous = write_version(home, store, version, drawn, previous, graph=graph)
     return Home(home.folder)
 
 
@@ -130,7 +134,9 @@ def draw(codes: int, dim: int, rng: np.random.Generator, names: Sequence[str]) -
     return MappingSet(tuple(rows[i] for i in order), vectors[order])
 
 
-def write_version(home: Home, store: Store, version: int, drawn: MappingSet, previous: str = "") -> str:
+def write_version(
+    home: Home, store: Store, version: int, drawn: MappingSet, previous: str = "", *, graph: bool = False
+) -> str:
     """Write, sign and record a version; its manifest's digest."""
     study, target = home.study, home.release_folder(version)
     created = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=version)
@@ -146,10 +152,13 @@ def write_version(home: Home, store: Store, version: int, drawn: MappingSet, pre
     codes = [row.code for row in drawn.rows]
     pq.write_table(pa.table({"code": codes, "vector": vectors}), target / "embeddings.parquet")
     write_index(target, codes, drawn.embedding)
+    if graph:
+        (target / EDGES).parent.mkdir()
+        pq.write_table(edges_table(build_edges(drawn)), target / EDGES)
     (target / "report.html").write_text("<!doctype html><title>Report</title><script>alert(1)</script>")
     name = f"r{version}"
     manifest = PublishedManifest(
-        study=study.model_dump(mode="json"),
+        study=study.stated,
         study_digest=study.digest,
         round=name,
         version=version,
@@ -163,7 +172,7 @@ def write_version(home: Home, store: Store, version: int, drawn: MappingSet, pre
     )
     sign_manifest(target, manifest, home.keys)
     with store.begin() as session:
-        session.add(Round(name=name, call=b"", expires=utc_now()))
+        session.add(Round(name=name, state="publishing", call=b"", expires=utc_now()))
     store.record_published(version, name, manifest.digest, SITES)
     return manifest.digest
 

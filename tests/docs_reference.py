@@ -53,8 +53,8 @@ error. Options and arguments may come in any order.
 """
 
 _STUDY = """\
-`study.toml` is the one file that all parties share. Its digest (SHA-256 of the parsed content as canonical JSON,
-defaults filled in) binds every message: comments and the order of fields do not change it, the order of lists does.
+`study.toml` is the one file that all parties share. Its digest (SHA-256 of the parsed content as canonical JSON, without
+fields at their defaults) binds every message: comments and the order of fields do not change it, the order of lists does.
 `coordinator init --example-study` prints the [example](#example) below. A field that is not listed here is refused.
 
 Rules that join fields:

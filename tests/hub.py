@@ -158,7 +158,7 @@ class Hub:
         """What `fit` and `publish` do."""
         fit_round(self.home, self.store, name)
         found = rounds.accepted_releases(self.home, self.store, name)
-        path = self.home.round_folder(name) / "fit.safetensors"
+        path = self.home.fit_path(name)
         fitted = load_fit(path, found, self.home.study)
         when = created or datetime.now(UTC).replace(microsecond=0)
         edition = publish.make_edition(self.home, self.store, name, found, fitted, created=when)

@@ -60,9 +60,9 @@ UNITS = [Unit.read(f"smile-site-{name}.service") for name in ("agent", "flower")
 AGENT, FLOWER = UNITS
 
 
-def configuration(name: str) -> list[list[str]]:
+def configuration(name: str, whose: str = "smile-site") -> list[list[str]]:
     """The lines of a sysusers.d or tmpfiles.d file, as words."""
-    text = (DEPLOY / name / "smile-site.conf").read_text()
+    text = (DEPLOY / name / f"{whose}.conf").read_text()
     return [shlex.split(line) for line in text.splitlines() if line and not line.startswith("#")]
 
 

@@ -229,7 +229,7 @@ class Site:
         call = RoundCall(
             round=name,
             study_digest=study.digest,
-            study=study.model_dump(mode="json"),
+            study=study.stated,
             recipient=self.round_keys.public(),
             expected={"north": (0, "")},
             expires=datetime.now(UTC) + timedelta(days=1),

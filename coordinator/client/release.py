@@ -23,6 +23,9 @@ from protocol.textindex import Found
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
+    from coordinator.graph.queries import Guess
+    from coordinator.graph.queries import Neighbour as Related
+
 
 @dataclass(frozen=True)
 class Translation:
@@ -220,6 +223,53 @@ class MapRelease:
         index = self._opened.index
         vector: FloatVector = index.vectors[index.row(self._opened.entry(code).code)].copy()
         return vector
+
+    def related(
+        self,
+        code: str,
+        k: int | None = 20,
+        *,
+        q_most: float | None = None,
+        categories: Collection[str] | None = None,
+    ) -> list[Related]:
+        """The codes that are related to a code by the version's graph, the strongest relation first.
+
+        Args:
+            code: as for `translate`.
+            k: how many; all if None.
+            q_most: only pairs of at most this false-discovery rate; a pair that was not tested has none.
+            categories: of code systems, to which they are limited; all if None.
+
+        Raises:
+            UsageError: the version has no graph, or as for `translate`.
+        """
+        return self._opened.graph.neighbours(
+            self._opened.entry(code).code, k=k, q_most=q_most, categories=categories
+        )
+
+    def features(self, code: str, k: int = 10, *, q_most: float | None = None) -> dict[str, list[Related]]:
+        """Category -> the k codes of it that are most strongly related, directly and positively: for a phenotype's features.
+
+        Raises:
+            UsageError: as for `related`.
+        """
+        return self._opened.graph.features(self._opened.entry(code).code, k=k, q_most=q_most)
+
+    def ranking(self, code: str, category: str, k: int | None = None) -> list[Guess]:
+        """All codes of a category, the likeliest relation to a code first: a drug's indications, say.
+
+        Args:
+            code: as for `translate`.
+            category: of code systems.
+            k: how many; all if None.
+
+        Raises:
+            UsageError: the study has no such category, or as for `related`.
+        """
+        self._opened.prefixes((), (category,))
+        index, graph = self._opened.index, self._opened.graph
+        vectors = index.vectors[[index.row(c) for c in graph.edges.codes]]
+        return graph.ranking(self._opened.entry(code).code, category, vectors, k=k)
 
     def card(self) -> str:
         """The model card, in Markdown: data, method, metrics, limits, how to cite."""

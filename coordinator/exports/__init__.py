@@ -18,6 +18,7 @@ from coordinator.exports.vocabulary import Vocabulary, read_vocabulary
 from coordinator.knowledge.systems import Systems
 from protocol.errors import UsageError
 from protocol.files import write_atomic
+from protocol.messages import PublishedManifest
 from protocol.published import Trust, read_listed, verify_folder
 
 COPIED: Final = {
@@ -39,7 +40,9 @@ WRITTEN: Final[dict[str, Callable[[PublishedMap, Vocabulary | None], bytes]]] = 
     "parquet": lambda published, _: write_parquet(published),
 }
 """Formats that need nothing but the release; the vocabularies add names to FHIR, and to all broad and narrow."""
-FORMATS: Final = (*COPIED, *WITH_CONCEPTS, *WRITTEN)
+RELATED: Final = ("graphml", "edges-csv")
+"""Formats of the graph of related codes, of releases that have one."""
+FORMATS: Final = (*COPIED, *WITH_CONCEPTS, *WRITTEN, *RELATED)
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,11 @@ def export_release(
         at_least: found mappings that are less probable are written as codes without a standard code.
 
     Returns:
-        what was written; None for a file that was copied.
+        what was written; None for a file that was copied, and for the graph.
 
     Raises:
         UsageError: the format is unknown, needs the vocabularies or does not take what was asked, the vocabularies hold none of
-            the standard codes, or the file cannot be written.
+            the standard codes, the release has no graph, or the file cannot be written.
         ProtocolError: the release folder is not what its manifest says.
         DataError: the vocabularies cannot be read.
     """
@@ -100,7 +103,15 @@ def export_release(
             f"The format {form} is a file of the release, copied as it is",
             do=f"Leave out --vocabulary and --at-least, or take one of {', '.join((*WITH_CONCEPTS, *WRITTEN))}",
         )
+    if form in RELATED and (vocabulary is not None or at_least > 0.0):
+        raise UsageError(
+            f"The format {form} is of related codes, and not of where codes are mapped to",
+            do=f"Leave out --vocabulary and --at-least, or take one of {', '.join((*WITH_CONCEPTS, *WRITTEN))}",
+        )
     manifest = verify_folder(release, trust)
+    if form in RELATED:
+        _write(output, _related(release, manifest, form))
+        return None
     if form in COPIED:
         _write(output, read_listed(release, manifest, COPIED[form]))
         return None
@@ -132,6 +143,15 @@ def concepts_of(published: PublishedMap, folder: Path) -> Vocabulary:
             do="Download this system from athena.ohdsi.org too",
         )
     return found
+
+
+def _related(release: Path, manifest: PublishedManifest, form: str) -> bytes:
+    from coordinator.graph.exports import write_csv, write_graphml  # noqa: PLC0415 - it imports this package
+    from coordinator.graph.published import read_graph  # noqa: PLC0415
+
+    graph = read_graph(release, manifest, read_map(release, manifest).entries)
+    write = write_graphml if form == "graphml" else write_csv
+    return write(graph.edges, graph.names, graph.categories)
 
 
 def _write(output: Path, data: bytes) -> None:

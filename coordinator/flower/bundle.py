@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from flwr.cli.build import build_fab_from_disk
-
 from protocol.errors import FederationError
 from protocol.files import write_atomic
 
@@ -81,6 +79,8 @@ def build_bundle(folder: Path) -> bytes:
     Raises:
         FederationError: the folder holds no Flower app.
     """
+    from flwr.cli.build import build_fab_from_disk  # noqa: PLC0415 - Flower takes seconds to import
+
     try:
         return build_fab_from_disk(folder)
     except (OSError, ValueError) as error:

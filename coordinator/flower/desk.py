@@ -7,6 +7,8 @@ The folder's name is the round's identifier.
     outgoing/SITE.sealed      the result for a site                       written by the round
     material.json             of a secure sum: what every site is sent    written by the sum
     received/SITE.sealed      a site's sealed file, its digest checked    written by the ServerApp
+    refused/SITE              digests of a file that was refused, and of the keys then  written by the round
+    run.json                  the run that is under way                   written by the driver
     received/SITE.SHA256.part a transfer under way                        written by the ServerApp
     progress/SITE.json        SiteProgress                                written by the ServerApp
     transport.log             what happened, a line each                  written by the ServerApp
@@ -25,8 +27,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from protocol.errors import ProtocolError, RoundError, UsageError
 from protocol.files import write_atomic
 from protocol.messages import Message
+from protocol.sections import Identifier
 from protocol.signed import parse
-from protocol.study import Identifier
 from protocol.vocabulary import IDENTIFIER
 
 MAX_CALL = 64 << 10
@@ -61,6 +63,9 @@ class SiteProgress(Message):
     bytes_done: int = Field(0, ge=0)
     bytes_total: int = Field(0, ge=0)
     updated: str = Field(default_factory=utc_now, description="UTC, ISO 8601.")
+    heard: str = Field(
+        "", description="When the site last answered, UTC, ISO 8601; empty: never in this round."
+    )
     receipt: str = Field("", max_length=16 << 10, description="Signed JSON of the site, unverified here.")
 
 
@@ -134,6 +139,23 @@ class RoundDesk:
                 other.unlink()
         return path
 
+    def refuse(self, site: str, sha256: str, keys: str) -> None:
+        """Remember that a file was refused, so that it is not fetched again while the site has these keys."""
+        (self.folder / "refused").mkdir(exist_ok=True, mode=0o700)
+        write_atomic(self.folder / "refused" / _named(site), f"{sha256} {keys}")
+
+    def refused(self, site: str) -> tuple[str, str]:
+        """Digests of the file of a site that was refused last, and of its keys then; empty if none was."""
+        try:
+            sha256, _, keys = (self.folder / "refused" / _named(site)).read_text().partition(" ")
+        except OSError:
+            return "", ""
+        return sha256, keys
+
+    def forgive(self, site: str) -> None:
+        """Fetch what was refused once more, if the site still has it."""
+        (self.folder / "refused" / _named(site)).unlink(missing_ok=True)
+
     def outgoing(self, site: str) -> Path:
         """The result for a site; a site without this file gets none."""
         return self.folder / "outgoing" / f"{_named(site)}.sealed"
@@ -152,7 +174,7 @@ class RoundDesk:
         try:
             return parse(self._progress_path(site).read_bytes(), SiteProgress)
         except (FileNotFoundError, ProtocolError):
-            return SiteProgress(site=site)
+            return SiteProgress(site=site, updated="")
 
     def log(self, line: str) -> None:
         """Append a line to transport.log."""

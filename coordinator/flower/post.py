@@ -24,15 +24,19 @@ from pydantic import Field, ValidationError
 
 from coordinator.flower.desk import State
 from protocol.canonical import file_digest
+from protocol.errors import VersionError
 from protocol.messages import Message as FrozenMessage
-from protocol.study import Identifier
+from protocol.sections import Identifier
+from protocol.version import PROTOCOL, SOFTWARE, check_protocol
 
 R = TypeVar("R")
 Request = Mapping[str, int | str | bytes]
 CONFIG, BLOCK, DATA, RAW = "config", "block", "data", "raw"
 MAX_FILE = 4 << 30
 
-WINDOW = 2
+_STATED: Request = {"protocol": PROTOCOL, "software": SOFTWARE}
+
+WINDOW = 6
 """Blocks on the way at once: a SuperNode that finds no message waiting sleeps for three seconds."""
 
 TTL_SECONDS = 600.0
@@ -98,7 +102,7 @@ class Post:
         Raises:
             SiteError: Flower did not take it.
         """
-        content = RecordDict({CONFIG: ConfigRecord({"room": self._room, **config})})
+        content = RecordDict({CONFIG: ConfigRecord({**_STATED, "room": self._room, **config})})
         if data is not None:
             content[BLOCK] = ArrayRecord({DATA: Array("uint8", (len(data),), RAW, data)})
         message = Message(content, dst_node_id=node, message_type=f"query.{action}", ttl=TTL_SECONDS)
@@ -176,6 +180,12 @@ def read_answer(content: RecordDict, round_id: str) -> SiteAnswer:
     """
     record = content.get(CONFIG)
     fields = dict(record) if isinstance(record, ConfigRecord) else {}
+    try:
+        check_protocol(fields, "The site", here="this coordinator")
+    except VersionError as error:
+        raise SiteError(str(error), "refused") from None
+    for name in _STATED:
+        fields.pop(name, None)
     try:
         answer = SiteAnswer.model_validate(fields, strict=True)
     except ValidationError:

@@ -13,10 +13,13 @@ import logging
 import ssl
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
 import uvicorn
+
+from protocol import logs
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -40,6 +43,8 @@ LIMITS = {
     "/v1/fleet/confirm-message-received": _SMALL,
 }
 MAX_CONNECTIONS = 128
+LOOK_SECONDS = 1.0
+"""Between two looks at the certificate's files."""
 BODY_SECONDS = 120.0
 """For one body; then 408, so that a slow sender cannot hold its place for ever."""
 
@@ -144,7 +149,7 @@ async def _answer(send: Send, status: int) -> None:
 
 
 def serve(*, superlink: str, ca: str, certificate: str, key: str, host: str, port: int) -> None:
-    """Serve until the process is ended.
+    """Serve until the process is ended; a new certificate in the same files is taken without a pause.
 
     Args:
         superlink: host:port of the SuperLink on this machine.
@@ -159,7 +164,7 @@ def serve(*, superlink: str, ca: str, certificate: str, key: str, host: str, por
         trust_env=False,
         limits=httpx.Limits(max_connections=MAX_CONNECTIONS),
     )
-    uvicorn.run(
+    config = uvicorn.Config(
         FleetProxy(upstream),
         host=host,
         port=port,
@@ -173,7 +178,56 @@ def serve(*, superlink: str, ca: str, certificate: str, key: str, host: str, por
         proxy_headers=False,
         access_log=False,
         log_level="warning",
+        log_config=None,
     )
+    config.load()
+
+    async def run() -> None:
+        watching = asyncio.create_task(follow_certificate(config.ssl, Path(certificate), Path(key)))
+        try:
+            await uvicorn.Server(config).serve()
+        finally:
+            watching.cancel()
+
+    asyncio.run(run())
+
+
+async def follow_certificate(context: ssl.SSLContext | None, certificate: Path, key: Path) -> None:
+    """Give a live context the certificate of two files whenever they change, until cancelled.
+
+    New connections get the new one; those that are open keep theirs, and go on.
+
+    Args:
+        context: that the server listens with, and that holds the certificate as it is now.
+        certificate, key: PEM files, each replaced as a whole.
+    """
+    seen = _stamp(certificate, key)
+    while context is not None:
+        await asyncio.sleep(LOOK_SECONDS)
+        if (now := _stamp(certificate, key)) == seen:
+            continue
+        try:
+            # Tried elsewhere first: between the two replacements the files do not fit, and a failure
+            # half-way would leave the live context without any.
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+            context.load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            _log.warning("the new certificate cannot be taken yet: %s", error)
+            continue
+        seen = now
+        _log.info("took the new certificate %s", certificate)
+
+
+def _stamp(*paths: Path) -> tuple[tuple[int, int], ...]:
+    found = []
+    for path in paths:
+        try:
+            status = path.stat()
+        except OSError:
+            found.append((0, 0))
+        else:
+            found.append((status.st_mtime_ns, status.st_ino))
+    return tuple(found)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -188,8 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", required=True, type=int)
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logs.configure("fleet-proxy")
     serve(**vars(arguments))
     return 0
 

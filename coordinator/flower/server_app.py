@@ -20,7 +20,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from coordinator.flower.desk import RoundDesk, SiteProgress, State
+from coordinator.flower.desk import RoundDesk, SiteProgress, State, utc_now
 from coordinator.flower.post import (
     Post,
     Request,
@@ -83,11 +83,12 @@ class Collect(_Phase):
 
     def heard(self, site: str, answer: SiteAnswer) -> tuple[State, bool]:
         """The state that follows from an answer, and whether bytes are to move."""
-        del site
         if answer.state == "unknown" or answer.state == "delivered":  # noqa: PLR1714  (mypy narrows this one)
             return "invited", False
         if answer.state == "sealed" and not (answer.sha256 and answer.size):
             raise SiteError("The site names no sealed file", "refused")
+        if answer.state == "sealed" and answer.sha256 == self.desk.refused(site)[0]:
+            raise SiteError("The file that it offers was refused before", "refused")
         return answer.state, answer.state == "sealed"
 
     def move(self, site: str, answer: SiteAnswer, turn: Turn) -> State:
@@ -213,9 +214,6 @@ class Visit:
                 self.turn(site, answer)
             if self.sites:
                 time.sleep(max(0.0, min(self.poll, self.deadline - time.monotonic())))
-        for site in self.sites:
-            last = self.phase.desk.progress(site)
-            self.note(site, last.state, f"{last.detail.rstrip('.')}. The deadline passed.".lstrip(". "))
 
     def look(self) -> dict[str, SiteAnswer]:
         """Ask every site, and return the answers of those whose bytes are to move."""
@@ -280,13 +278,15 @@ class Visit:
 
     def fail(self, site: str, error: SiteError) -> None:
         """Say what went wrong with a site."""
-        self.note(site, error.state or self.phase.desk.progress(site).state, str(error))
+        last = self.phase.desk.progress(site)
+        self.note(site, error.state or last.state, str(error), heard=last.heard)
 
     def note(self, site: str, state: State, detail: str = "", **fields: int | str) -> None:
         """Write a site's progress, and leave the site alone once it is at an end."""
         desk = self.phase.desk
         last = desk.progress(site)
         kept = {"bytes_done": last.bytes_done, "bytes_total": last.bytes_total, "receipt": last.receipt}
+        kept["heard"] = last.heard if state == "offline" else utc_now()
         desk.report(
             SiteProgress.model_validate({**kept, **fields, "site": site, "state": state, "detail": detail})
         )

@@ -9,40 +9,21 @@ same user attaches to them through services.json in the home folder.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import ssl
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 import httpx
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.common.serde import fab_to_proto, user_config_to_proto
-from flwr.proto.control_pb2 import (
-    ListNodesRequest,
-    ListRunsRequest,
-    RegisterNodeRequest,
-    StartRunRequest,
-    StopRunRequest,
-    UnregisterNodeRequest,
-)
-from flwr.proto.node_pb2 import NodeInfo
-from flwr.proto.run_pb2 import RunStatus
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.error import FlowerError
-from flwr.supercore.fab import Fab
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from pydantic import Field
 
-from coordinator.certificates import Certificates, make_ca_and_server
+from coordinator.certificates import Certificates, make_ca_and_server, make_loopback
 from coordinator.flower.bundle import build_bundle, write_bundle
 from coordinator.flower.desk import RoundDesk
+from coordinator.renewal import Renewal
 from protocol.errors import FederationError, KeyFileError, ProtocolError, RoundError
 from protocol.files import write_atomic
 from protocol.messages import Message
@@ -56,6 +37,12 @@ from protocol.processes import (
     stop_all,
 )
 from protocol.signed import parse
+
+if TYPE_CHECKING:
+    from flwr.proto.node_pb2 import NodeInfo
+    from flwr.proto.run_pb2 import RunStatus
+
+    from coordinator.flower.control import Control
 
 START_SECONDS = 120.0
 
@@ -75,15 +62,23 @@ class Services:
         host: address on which the fleet port listens.
         fleet_port: the port that sites dial; 0 takes a free one.
         hosts: names and addresses by which sites reach this machine, for the certificate.
+        tell: told in words when a certificate is renewed or its authority nears its end.
     """
 
     def __init__(
-        self, home: Path, host: str = "127.0.0.1", fleet_port: int = 0, hosts: Sequence[str] = ()
+        self,
+        home: Path,
+        host: str = "127.0.0.1",
+        fleet_port: int = 0,
+        hosts: Sequence[str] = (),
+        tell: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.home = home.absolute()
         self.files = Certificates.at(self.home / "tls")
+        self._loopback = Certificates.at(self.home / "tls" / "loopback")
         self.bundle = self.home / "bundle"
         self._host, self._fleet_port, self._hosts = host, fleet_port, tuple(hosts)
+        self.renewal = Renewal(self.files.ca.parent, (*self._hosts, self._door), tell)
         self._lock = FolderLock(self.home, "the coordinator's services")
         self._ports: Ports | None = None
         self.keepers: tuple[Keeper, ...] = ()
@@ -134,6 +129,8 @@ class Services:
         self._lock.acquire()
         try:
             self.prepare()
+            self.renewal.look()
+            make_loopback(self.files.ca.parent)
             ports = Ports(superlink=free_port(), fleet=self._fleet_port or free_port())
             secret = self.home / "superexec.secret"
             write_atomic(secret, secrets.token_bytes(32))
@@ -152,14 +149,16 @@ class Services:
             proxy.start()
             superlink.wait_ready(self._healthy, START_SECONDS)
             superexec.start()
-            proxy.wait_ready(lambda: self._answers(self._door, ports.fleet, 404), START_SECONDS)
+            proxy.wait_ready(lambda: self._answers(self.files, self._door, ports.fleet, 404), START_SECONDS)
             write_atomic(self.home / "services.json", ports.model_dump_json())
+            self.renewal.start()
         except BaseException:
             self.stop()
             raise
 
     def stop(self) -> None:
         """End what this object started; services of another process are left alone."""
+        self.renewal.stop()
         if self.keepers:
             (self.home / "services.json").unlink(missing_ok=True)
         stop_all(self.keepers)
@@ -179,7 +178,9 @@ class Services:
             KeyFileError: the file holds no such key, or the key is another site's, or was withdrawn.
             FederationError: the services do not answer.
         """
-        key = _load_public_key(public_key)
+        from coordinator.flower.control import load_public_key  # noqa: PLC0415 - Flower takes 40 MB
+
+        key = load_public_key(public_key)
         for node in self._nodes():
             if node.public_key != key:
                 continue
@@ -192,7 +193,7 @@ class Services:
                 do="Ask for a new node key",
             )
         with self._control("register a node") as control:
-            return control.RegisterNode(RegisterNodeRequest(public_key=key, name=site)).node_id
+            return control.register(key, site)
 
     def withdraw(self, node_id: int) -> None:
         """Shut a node out for ever; its key cannot be enrolled again.
@@ -201,7 +202,7 @@ class Services:
             FederationError: there is no such node, or the services do not answer.
         """
         with self._control("withdraw a node") as control:
-            control.UnregisterNode(UnregisterNodeRequest(node_id=node_id))
+            control.unregister(node_id)
 
     def online(self) -> set[int]:
         """Node ids whose heartbeat came within the last minute.
@@ -220,7 +221,7 @@ class Services:
         *,
         deadline_seconds: float = 3600.0,
         poll_seconds: float = 5.0,
-        block_bytes: int = 32 << 20,
+        block_bytes: int = 1 << 20,
         sites: Sequence[str] = (),
     ) -> int:
         """Start one phase of a round; its progress appears on the desk.
@@ -230,7 +231,8 @@ class Services:
             phase: `collect` or `deliver`.
             deadline_seconds: from the run's start; then it ends with what it has.
             poll_seconds: between two looks at the sites.
-            block_bytes: of a message; at most 32 MiB.
+            block_bytes: of a message; at most 32 MiB. All processes on the way hold a few: with 32 MiB
+                they take 1.1 GB together, with 1 MiB half of that.
             sites: some of the desk's; none means all.
 
         Returns:
@@ -255,13 +257,11 @@ class Services:
         Raises:
             FederationError: the services do not answer or refuse.
         """
-        fab = fab_to_proto(Fab(hashlib.sha256(bundle).hexdigest(), bundle, {}))
-        request = StartRunRequest(fab=fab, override_config=user_config_to_proto({**config}))
         with self._control("start a run") as control:
-            response = control.StartRun(request)
-        if not response.HasField("run_id"):
+            run_id = control.start(bundle, config)
+        if run_id is None:
             raise FederationError("Flower did not start the run", do=f"Read {self.home / 'superlink.log'}")
-        return response.run_id
+        return run_id
 
     def run_state(self, run_id: int) -> str:
         """`pending`, `starting`, `running`, `finished:completed`, `finished:failed` or `finished:stopped`.
@@ -287,7 +287,7 @@ class Services:
             FederationError: the run has ended already, or the services do not answer.
         """
         with self._control("stop a run") as control:
-            control.StopRun(StopRunRequest(run_id=run_id))
+            control.stop(run_id)
 
     # --- Inside ----------------------------------------------------------------------------------------
 
@@ -302,11 +302,11 @@ class Services:
         return "127.0.0.1" if self._host in {"0.0.0.0", "::"} else self._host  # noqa: S104
 
     def _healthy(self) -> bool:
-        return self._answers("127.0.0.1", self._running().superlink, 200)
+        return self._answers(self._loopback, "127.0.0.1", self._running().superlink, 200)
 
-    def _answers(self, host: str, port: int, status: int) -> bool:
+    def _answers(self, files: Certificates, host: str, port: int, status: int) -> bool:
         try:
-            context = ssl.create_default_context(cafile=self.files.ca)
+            context = ssl.create_default_context(cafile=files.ca)
             with httpx.Client(verify=context, trust_env=False, timeout=2) as client:
                 return client.get(f"https://{host}:{port}/health").status_code == status
         except (OSError, httpx.HTTPError):
@@ -314,34 +314,16 @@ class Services:
 
     def _nodes(self) -> list[NodeInfo]:
         with self._control("list the nodes") as control:
-            return list(control.ListNodes(ListNodesRequest()).nodes_info)
+            return control.nodes()
 
     def _status(self, run_id: int) -> RunStatus:
         with self._control("ask for a run") as control:
-            status: RunStatus = control.ListRuns(ListRunsRequest(run_id=run_id)).run_dict[run_id].status
-        return status
+            return control.status(run_id)
 
-    @contextmanager
-    def _control(self, what: str) -> Iterator[ControlHttpClient]:
-        client = _LoopbackControl(
-            f"https://127.0.0.1:{self._running().superlink}",
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
-            verify=ssl.create_default_context(cafile=self.files.ca),
-        )
-        try:
-            yield client
-        except httpx.HTTPStatusError as error:
-            known = FlowerError.from_json(error.response.text)
-            why = f"[{known.code}] {known.message}" if known else f"HTTP {error.response.status_code}"
-            raise FederationError(f"Flower would not {what}", why=why) from None
-        except httpx.TransportError as error:
-            raise FederationError(
-                f"The coordinator's services could not {what}",
-                why=str(error),
-                do="Is coordinator serve running?",
-            ) from None
-        finally:
-            client.close()
+    def _control(self, what: str) -> AbstractContextManager[Control]:
+        from coordinator.flower.control import control  # noqa: PLC0415 - Flower takes 40 MB
+
+        return control(self._running().superlink, self._loopback.ca, what)
 
     def _environment(self, name: str, **extra: str) -> dict[str, str]:
         home = self.home / "flower" / name
@@ -360,8 +342,9 @@ class Services:
                 str(ports.superlink),
             ),
             *("--database", str(self.home / "superlink.db"), "--enable-supernode-auth"),
-            *("--ssl-ca-certfile", str(self.files.ca)),
-            *("--ssl-certfile", str(self.files.server), "--ssl-keyfile", str(self.files.server_key)),
+            *("--ssl-ca-certfile", str(self._loopback.ca)),
+            *("--ssl-certfile", str(self._loopback.server)),
+            *("--ssl-keyfile", str(self._loopback.server_key)),
             *("--isolation", "process", "--superexec-auth-secret-file", str(secret)),
             "--disable-runtime-dependency-installation",
         )
@@ -369,12 +352,9 @@ class Services:
 
     def _superexec(self, ports: Ports, secret: Path) -> Program:
         argv = (
-            *(
-                str(scripts_folder() / "flower-superexec"),
-                "--runtime-api-address",
-                f"127.0.0.1:{ports.superlink}",
-            ),
-            *("--root-certificates", str(self.files.ca), "--superexec-auth-secret-file", str(secret)),
+            *(sys.executable, "-P", "-m", "coordinator.flower.superexec"),
+            *("--runtime-api-address", f"127.0.0.1:{ports.superlink}"),
+            *("--root-certificates", str(self._loopback.ca), "--superexec-auth-secret-file", str(secret)),
         )
         environment = self._environment("superexec", FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.5")
         return Program("superexec", argv, self.home, environment)
@@ -382,27 +362,8 @@ class Services:
     def _proxy(self, ports: Ports) -> Program:
         argv = (
             *(sys.executable, "-P", "-m", "coordinator.flower.proxy"),
-            *("--superlink", f"127.0.0.1:{ports.superlink}", "--ca", str(self.files.ca)),
+            *("--superlink", f"127.0.0.1:{ports.superlink}", "--ca", str(self._loopback.ca)),
             *("--certificate", str(self.files.server), "--key", str(self.files.server_key)),
             *("--host", self._host, "--port", str(ports.fleet)),
         )
         return Program("proxy", argv, self.home, self._environment("proxy"))
-
-
-class _LoopbackControl(ControlHttpClient):
-    """The control client without the environment's HTTP proxy: its only address is on this machine."""
-
-    def __init__(self, base_url: str, *, verify: ssl.SSLContext, **options: Any) -> None:
-        super().__init__(base_url, verify=verify, **options)
-        self._client.close()
-        self._client = httpx.Client(verify=verify, timeout=30, trust_env=False)
-
-
-def _load_public_key(path: Path) -> bytes:
-    try:
-        key = serialization.load_ssh_public_key(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise KeyFileError(f"The node key {path} cannot be read", why=str(error)) from None
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
-        raise KeyFileError(f"The node key {path} is no EC P-384 key", do="Make one with site-agent init")
-    return public_key_to_bytes(key)

@@ -18,7 +18,7 @@ from threading import RLock
 from typing import Any
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from coordinator.config import Home
@@ -26,7 +26,7 @@ from coordinator.review.record import Decision
 from coordinator.store import Store
 from coordinator.tables import ReviewHead, ReviewRecord
 from protocol.canonical import canonical_json
-from protocol.errors import FederationError, KeyFileError, ProtocolError
+from protocol.errors import FederationError, KeyFileError, ProtocolError, StoreError
 from protocol.files import write_atomic
 from protocol.keylist import VerifiedKeys
 from protocol.keys import PrivateKeys, PublicKeys
@@ -217,8 +217,8 @@ class ReviewLog:
                     found = self._append(make) if turn < _FREELY else self._append_alone(make)
                 except _MovedOnError:
                     continue
-                except (IntegrityError, OperationalError) as error:
-                    reason = str(error.orig)
+                except (IntegrityError, StoreError) as error:
+                    reason = str(error.orig) if isinstance(error, IntegrityError) else error.why
                     continue
                 self._take(found)
                 if found:

@@ -9,7 +9,7 @@ from pydantic import AwareDatetime, Field, StringConstraints
 
 from protocol.errors import UsageError
 from protocol.messages import Curie, HexDigest, Message, Text
-from protocol.study import Identifier
+from protocol.sections import Identifier
 
 Verdict = Literal["accept", "reject", "unsure"]
 Kind = Literal["decide", "comment", "assign", "undo", "adjudicate", "import"]

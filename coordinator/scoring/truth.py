@@ -18,6 +18,7 @@ from protocol.errors import DataError, FederationError, ProtocolError
 from protocol.keys import PublicKeys
 from protocol.messages import PublishedManifest
 from protocol.published import MANIFEST, verify_folder
+from protocol.study import StudySpec
 from protocol.vocabulary import curie
 
 CODE_SYSTEM: Final = "system"
@@ -139,15 +140,15 @@ def read_published(folder: Path, trust: PublicKeys | None = None) -> Published:
         place = {code: i for i, code in enumerate(embeddings["code"].to_pylist())}
         vectors = np.stack(embeddings["vector"].combine_chunks().to_numpy(zero_copy_only=False))
         vectors = vectors[[place[code] for code in codes]].astype(np.float64)
-        study = manifest.study
+        study = StudySpec.model_validate(manifest.study)
         return Published(
             codes=tuple(codes),
             vectors=vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12),
             cluster=clusters["cluster"].to_numpy().astype(np.int64),
             anchored=clusters["anchored"].to_numpy(zero_copy_only=False).astype(bool),
             standard_code=tuple(clusters["standard_code"].to_pylist()),
-            standard=str(study["standard"]),
-            types={s["prefix"]: str(s.get("category", "")) for s in study["code_systems"]},
+            standard=study.standard,
+            types={s.prefix: s.category for s in study.code_systems},
             manifest=manifest,
             signed=trust is not None,
         )

@@ -21,8 +21,8 @@ from protocol.errors import RoundError
 from protocol.files import write_atomic
 from protocol.keys import PrivateKeys
 from protocol.messages import Message
+from protocol.sections import Identifier
 from protocol.signed import parse, sign_message
-from protocol.study import Identifier
 from protocol.sums import STEPS, Step, StepMaterial, SumCall, SumProposal, step_id
 
 

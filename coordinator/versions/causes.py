@@ -90,7 +90,7 @@ def _gone(site: str, summary: SiteSummary | None, after: PublishedManifest) -> C
     why = f": {summary.detail}" if summary.detail else ""
     if summary.state == "refused":
         return Cause("site-refused", site, f"the release of {site} was refused{why}")
-    return Cause("site-missing", site, f"no release of {site} is in version {version}")
+    return Cause("site-missing", site, f"no release of {site} is in version {version}{why}")
 
 
 def _study(before: PublishedManifest, after: PublishedManifest) -> Iterator[Cause]:

@@ -11,7 +11,7 @@ from coordinator.model import Source
 from coordinator.union import UnionVocabulary
 from protocol.errors import FitError
 from protocol.keep import NAME, keep_vectors, make_is_a
-from protocol.study import Ontology
+from protocol.sections import Ontology
 
 
 def ontology_source(

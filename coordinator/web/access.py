@@ -136,6 +136,18 @@ async def guard(request: Request) -> None:
             await _check_csrf(request)
     if access.person is None and not _is_open(request.url.path):
         raise not_signed_in()
+    if access.person is not None and access.person.role == "monitor":
+        _only_watches(request.url.path)
+
+
+def _only_watches(path: str) -> None:
+    # Here, for all routes that there are and will be: most ask for nothing but somebody who has signed in.
+    if path != "/metrics" and not _is_open(path):
+        raise ServiceError(
+            403,
+            "A monitor reads /metrics and nothing else",
+            do="Ask the coordinator for a token with the role analyst",
+        )
 
 
 def _is_open(path: str) -> bool:

@@ -4,7 +4,7 @@ Routes:
     /api/v1/...      JSON, described in /openapi.json
     /fhir/...        FHIR R4 ConceptMap and $translate
     /login, /logout  sessions of browsers
-    /healthz         the process answers; /readyz: the newest version is open
+    /healthz         the process answers; /readyz: store and newest version are fit for readers; /metrics: figures
     everything else  pages, see `coordinator.web.pages`
 """
 
@@ -20,7 +20,20 @@ from coordinator.config import Home
 from coordinator.library import Library
 from coordinator.review.reviews import Reviews
 from coordinator.version import VERSION
-from coordinator.web import access, codes, comparing, downloads, errors, fhir, health, reading, reviewing
+from coordinator.web import (
+    access,
+    codes,
+    comparing,
+    downloads,
+    errors,
+    fhir,
+    health,
+    metrics,
+    reading,
+    related,
+    reviewing,
+    rounds,
+)
 from coordinator.web.exported import Exports
 from coordinator.web.fresh import Fresh
 from coordinator.web.gate import Gate, Log
@@ -78,7 +91,10 @@ def create_app(home: Home, *, settings: WebSettings | None = None, log: Log | No
     app.state.exports, app.state.differences = Exports(library, vocabulary), comparing.Differences()
     app.state.tokens, app.state.sessions = tokens, sessions
     app.state.logins = Buckets(settings.logins_per_minute / 60, max(1.0, settings.logins_per_minute))
-    app.add_middleware(Gate, settings=settings, tokens=tokens, sessions=sessions, log=log)
+    app.state.readiness = health.readiness(library.store, app.state.shelf)
+    app.state.metrics = metrics.Metrics(home, library.store)
+    counted = app.state.metrics.counting(log)
+    app.add_middleware(Gate, settings=settings, tokens=tokens, sessions=sessions, log=counted)
     errors.add_handlers(app)
     add_pages(app)
     return app
@@ -97,7 +113,19 @@ def api(lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None 
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    for part in (health, access, reading, codes, comparing, downloads, reviewing, fhir):
+    for part in (
+        health,
+        metrics,
+        access,
+        reading,
+        related,
+        codes,
+        comparing,
+        downloads,
+        reviewing,
+        rounds,
+        fhir,
+    ):
         app.include_router(part.router)
     describe(app)
     return app

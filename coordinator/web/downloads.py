@@ -63,13 +63,14 @@ async def file(
 async def exports(request: Request, reading: Opened) -> m.ExportList:
     """The formats that analysts' tools read."""
     kept: Exports = request.app.state.exports
+    manifest = reading.release.manifest
     return m.ExportList(
         version=reading.number,
         formats=[
             m.ExportLine(
                 format=form,
-                available=not kept.why_not(form),
-                why=kept.why_not(form),
+                available=not kept.why_not(form, manifest),
+                why=kept.why_not(form, manifest),
                 path=f"/api/v1/releases/{reading.number}/exports/{form}",
             )
             for form in FORMATS

@@ -8,13 +8,16 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from coordinator.exports import COPIED, FORMATS, WITH_CONCEPTS, export_release
+from coordinator.exports import COPIED, FORMATS, RELATED, WITH_CONCEPTS, export_release
+from coordinator.graph.published import has_graph
+from coordinator.graph.tables import EDGES
 from coordinator.library import Library, Version
 from coordinator.version import coordinator_digest
 from coordinator.web.problems import ServiceError
 from coordinator.web.ranged import Download
 from protocol.canonical import file_digest
 from protocol.files import write_atomic
+from protocol.messages import PublishedManifest
 
 SUFFIX: Final = {
     "sssom": "sssom.tsv",
@@ -27,6 +30,8 @@ SUFFIX: Final = {
     "fhir-r5": "r5.json",
     "csv": "csv",
     "parquet": "parquet",
+    "graphml": "graphml",
+    "edges-csv": "edges.csv",
 }
 """How a format's file ends."""
 MEDIA: Final = {
@@ -34,11 +39,13 @@ MEDIA: Final = {
     "csv": "text/csv; charset=utf-8",
     "json": "application/json",
     "parquet": "application/vnd.apache.parquet",
+    "graphml": "application/xml",
     "md": "text/markdown; charset=utf-8",
     "html": "text/html; charset=utf-8",
 }
 CONCEPT_MAP: Final = "concept-map"
 """The R4 resource under the id that this service gives it."""
+_NO_GRAPH: Final = "this version was published without a graph"
 
 
 class Exports:
@@ -57,8 +64,10 @@ class Exports:
         self._made: dict[tuple[str, str], Download] = {}
         self._lock = Lock()
 
-    def why_not(self, form: str) -> str:
-        """Why a format cannot be had here; "" if it can."""
+    def why_not(self, form: str, manifest: PublishedManifest | None = None) -> str:
+        """Why a format cannot be had here, or of the version with this manifest; "" if it can."""
+        if form in RELATED and manifest is not None and not has_graph(manifest):
+            return _NO_GRAPH
         if form in WITH_CONCEPTS and self.vocabulary is None:
             return "it names concept ids, and [web] vocabulary names no folder of OMOP vocabularies"
         return ""
@@ -74,7 +83,10 @@ class Exports:
             raise ServiceError(
                 404, f"There is no format {form!r}"[:120], do=f"Take one of {', '.join(FORMATS)}"
             )
-        if why := self.why_not(form):
+        why = self.why_not(form)
+        if form in RELATED and not (version.folder / EDGES).is_file():
+            why = _NO_GRAPH
+        if why:
             raise ServiceError(409, f"The format {form} cannot be had here", why=why)
         key = (version.digest, form)
         with self._lock:
@@ -99,7 +111,7 @@ class Exports:
                     path,
                     form,
                     trust=self.library.home.keys.public(),
-                    vocabulary=None if form in COPIED else self.vocabulary,
+                    vocabulary=None if form in {*COPIED, *RELATED} else self.vocabulary,
                 )
         if self.library.version(version.number).withdrawn is not None:
             path.unlink(missing_ok=True)
@@ -121,7 +133,7 @@ class Exports:
     def _edition(self, version: Version, form: str) -> str:
         """What the file depends on: release, software, and vocabularies."""
         parts = [version.digest, coordinator_digest()]
-        if self.vocabulary is not None and form not in COPIED:
+        if self.vocabulary is not None and form not in {*COPIED, *RELATED}:
             parts += [
                 f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}"
                 for p in sorted(self.vocabulary.glob("*.csv"))

@@ -152,9 +152,9 @@ class Gate:
             if named:
                 person = self._named_by_proxy(named, trusted=trusted)
                 return Access(person, "proxy", address, https, f"proxy {person.name}")
-        known = await self.tokens.get()
         if given := headers.get("authorization"):
             scheme, _, token = given.partition(" ")
+            known = await self.tokens.get()
             found = known.of(token.strip(), utc_now()) if scheme.lower() == "bearer" else None
             if found is None:
                 if wait := self._strangers.take(_line(address)):
@@ -163,7 +163,7 @@ class Gate:
             return Access(Person(found.name, found.role), "token", address, https)
         cookie = cookie_parser(headers.get("cookie", "")).get(SECURE_COOKIE if https else COOKIE)
         session = self.sessions.read(cookie) if cookie else None
-        if session and (found := known.numbered(session.token, utc_now())):
+        if session and (found := (await self.tokens.get()).numbered(session.token, utc_now())):
             return Access(Person(found.name, found.role), "cookie", address, https, f"cookie {session.nonce}")
         if settings.anonymous:
             return Access(Person(ANONYMOUS, settings.anonymous), "anonymous", address, https)

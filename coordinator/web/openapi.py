@@ -37,6 +37,7 @@ _TAGS = [
     {"name": "versions", "description": "What changed from one version to another, and why."},
     {"name": "downloads", "description": "Files as they were signed, and analysts' formats."},
     {"name": "review", "description": "What people say of the map."},
+    {"name": "rounds", "description": "How rounds and their sites stand; for the coordinator."},
     {"name": "fhir", "description": "FHIR R4."},
     {"name": "health", "description": "For supervisors and load balancers."},
 ]

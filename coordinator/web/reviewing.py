@@ -136,8 +136,7 @@ def queue(
     """Codes that wait for you. The queue moves as people decide, so it has an offset rather than a cursor."""
     if everybody and not person.may("coordinator"):
         raise ServiceError(403, "Only a coordinator sees the whole queue")
-    reviews: Reviews = request.app.state.reviews
-    tasks = reviews.queue(
+    tasks = reviews_of(request).queue(
         reading.release,
         reviewer="" if everybody else person.name,
         state=state,
@@ -160,8 +159,7 @@ def queue(
 @router.get("/releases/{version}/reviews/progress")
 def progress(reading: Opened, request: Request) -> ProgressFacts:
     """How many codes are open, accepted, rejected, unsure or in conflict."""
-    reviews: Reviews = request.app.state.reviews
-    found = reviews.progress(reading.release)
+    found = reviews_of(request).progress(reading.release)
     counts = {str(k): v for k, v in found.counts.items()}
     return ProgressFacts(version=reading.number, counts=counts, total=found.total, settled=found.settled)
 
@@ -239,7 +237,7 @@ def judgement(record: Decision) -> m.Judgement:
 @router.post("/reviews/decisions", status_code=201)
 async def decide(query: DecisionQuery, request: Request, person: ReviewerDependency) -> m.Judgement:
     """Say whether a code maps to a target; your later decision replaces your earlier one."""
-    reading, reviews = await _looked_at(request, query.version, query.code), _reviews(request)
+    reading, reviews = await _looked_at(request, query.version, query.code), reviews_of(request)
     target = _standard(reading, query.target, query.verdict)
     return await _said(
         request,
@@ -260,7 +258,7 @@ async def adjudicate(
     query: AdjudicationQuery, request: Request, person: CoordinatorDependency
 ) -> m.Judgement:
     """End a conflict between reviewers; not by one of those who disagree."""
-    reading, reviews = await _looked_at(request, query.version, query.code), _reviews(request)
+    reading, reviews = await _looked_at(request, query.version, query.code), reviews_of(request)
     target = _standard(reading, query.target, query.verdict)
     return await _said(
         request,
@@ -279,7 +277,7 @@ async def adjudicate(
 async def comment(query: CommentQuery, request: Request, person: ReviewerDependency) -> m.Judgement:
     """Say something of a code that is no decision."""
     await _looked_at(request, None, query.code)
-    reviews = _reviews(request)
+    reviews = reviews_of(request)
     return await _said(
         request, lambda: reviews.comment(reviewer=person.name, code=query.code, text=query.text)
     )
@@ -292,7 +290,7 @@ async def assign(
     """Ask reviewers for codes, all of them or none; each is blind to the others until they have decided."""
     for code in query.codes:
         await _looked_at(request, None, code)
-    reviews = _reviews(request)
+    reviews = reviews_of(request)
     made = await _carried_out(
         request,
         lambda: reviews.assign_all(by=person.name, codes=query.codes, reviewers=query.reviewers),
@@ -303,7 +301,7 @@ async def assign(
 @router.post("/reviews/undo", status_code=201)
 async def undo(query: UndoQuery, request: Request, person: ReviewerDependency) -> m.Judgement:
     """Take a record of yours back, an undo too; a coordinator may take back anybody's."""
-    reviews = _reviews(request)
+    reviews = reviews_of(request)
     return await _said(
         request,
         lambda: reviews.undo(
@@ -312,7 +310,8 @@ async def undo(query: UndoQuery, request: Request, person: ReviewerDependency) -
     )
 
 
-def _reviews(request: Request) -> Reviews:
+def reviews_of(request: Request) -> Reviews:
+    """The decisions that the service keeps."""
     found: Reviews = request.app.state.reviews
     return found
 

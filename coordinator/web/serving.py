@@ -98,6 +98,7 @@ class WebService:
             access_log=False,
             # A warning for each line that is no HTTP would let anybody fill the log.
             log_level="error",
+            log_config=None,
             limit_concurrency=_CONNECTIONS,
             timeout_keep_alive=30,
             timeout_graceful_shutdown=5,

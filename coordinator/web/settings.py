@@ -7,9 +7,9 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-Role = Literal["analyst", "reviewer", "coordinator"]
-ROLES: tuple[Role, ...] = ("analyst", "reviewer", "coordinator")
-"""Each may do what those before it may."""
+Role = Literal["monitor", "analyst", "reviewer", "coordinator"]
+ROLES: tuple[Role, ...] = ("monitor", "analyst", "reviewer", "coordinator")
+"""From `analyst` on, each may do what those before it may; a `monitor` is a program that reads /metrics and nothing else."""
 
 
 class WebSettings(BaseModel):

@@ -65,16 +65,16 @@ class Shelf:
         return version, held
 
     def open_newest(self) -> None:
-        """Verify and read the newest version that stands, so that nobody waits for it."""
+        """Verify and read the newest version that stands, so that nobody waits for it; nothing is done if it is open."""
         standing = [v for v in self._versions.now() if v.withdrawn is None]
         try:
-            if standing:
+            if standing and standing[-1].digest not in self._open:
                 self._read(standing[-1])
         except FederationError as error:
             # Older versions may be sound, and somebody has to be able to see what is wrong.
-            self.trouble = str(error)
+            self.ready, self.trouble = False, str(error)
         else:
-            self.ready = True
+            self.ready, self.trouble = True, ""
 
     def forget(self) -> None:
         """Ask the database again at the next question."""

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from protocol.errors import GateError, RoundError
 from protocol.messages import HexDigest
+from protocol.sections import Identifier
 from protocol.secure_sum.messages import MAX_SITES, ParticipantList, SumMessage, SumSubject
-from protocol.study import Identifier
 
 MAX_SUMS_OVER_DATA = 16
 _PRIME = 2**61 - 1

@@ -16,8 +16,8 @@ from protocol.envelope import pae
 from protocol.errors import ProtocolError, RoundError
 from protocol.keys import PublicKeys
 from protocol.messages import HexDigest, Message
+from protocol.sections import Identifier
 from protocol.signed import open_signed, peek
-from protocol.study import Identifier
 
 MIN_SITES = 3
 MAX_SITES = 500

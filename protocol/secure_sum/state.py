@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from protocol.errors import ProtocolError, RoundError
+from protocol.sections import Identifier
 from protocol.secure_sum.masks import Channel, Mask, pair_mask, public_bytes, self_mask
 from protocol.secure_sum.messages import (
     MAX_SITES,
@@ -25,7 +26,6 @@ from protocol.secure_sum.messages import (
     share_digest,
 )
 from protocol.secure_sum.shamir import SHARE_BYTES, RandomBytes, split
-from protocol.study import Identifier
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from protocol.errors import StudyError, UsageError
-from protocol.study import Text
+from protocol.sections import Text
 from protocol.text.encoder import Projected, TextEncoder
 from protocol.text.lexical import LexicalEncoder
 

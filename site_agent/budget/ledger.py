@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.errors import GateError
-from protocol.study import DifferentialPrivacy
+from protocol.sections import DifferentialPrivacy
 from site_agent.budget.accounting import noise_multiplier, spent_epsilon
 from site_agent.budget.bounding import Statistic, sensitivity
 from site_agent.ledger import Ledger

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protocol.study import Counting
+from protocol.sections import Counting
 from site_agent.cooccurrence import count_pairs
 from site_agent.counting import count_staged
 from site_agent.doctor.profiling import Profile

@@ -18,11 +18,12 @@ from site_agent.doctor.numbers import EXACT, Numbers
 from site_agent.doctor.profiling import Profile, profile
 from site_agent.doctor.trust import signers, site_key
 from site_agent.gate import allowed_dim, pair_floor, suppress
-from site_agent.prepare import count_events, site_anchors, stage_events, work_lock
+from site_agent.prepare import count_events, site_anchors, stage_events
 from site_agent.resources import Resources, resources
 from site_agent.sources import Progress, silent
 from site_agent.staging import Staged
 from site_agent.viewing import open_views
+from site_agent.working import work_lock
 
 SMALL = 2_000_000
 """Rows; so few are counted without being asked for."""

@@ -13,7 +13,8 @@ import numpy as np
 
 from protocol.arrays import IntVector
 from protocol.messages import Policy
-from protocol.study import Counting, StudySpec
+from protocol.sections import Counting
+from protocol.study import StudySpec
 from protocol.vocabulary import split_curie
 from site_agent.doctor.kernel import WHOLE_HISTORY, Tallies, order_of_arrival, tally
 from site_agent.sources import Progress, silent

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from protocol import logs
 from protocol.console import out, run_app, stop_event
 from site_agent.flower.connection import hold_connection, read_connection
 
@@ -21,9 +22,11 @@ def connect(
     config: Annotated[Path, typer.Option(help="connection.toml, made by site-agent separate.")],
 ) -> None:
     """Hold the connection to the coordinator, and nothing else; for an account without data and keys."""
+    found = read_connection(config)
+    logs.configure("site-connection", site=found.site)
     hold_connection(
-        read_connection(config),
-        say=lambda text: out.print(text, markup=False),
+        found,
+        say=logs.speaker(lambda text: out.print(text, markup=False)),
         stop=stop_event(),
     )
 

@@ -1,6 +1,7 @@
 """The site's answers to the coordinator's messages: calls in, states out, sealed blocks both ways.
 
-Three actions, all of them on the exchange folder and nothing else; `room` is "round" or "sum":
+Three actions, all of them on the exchange folder and nothing else; `room` is "round" or "sum". Every message and every
+answer also names its `protocol` and `software`:
 
     query.call      {room, round, call, material}            -> the round's SiteStatus, and a small answer's bytes
     query.block     {room, sha256, offset, size}             -> {} and the bytes
@@ -20,7 +21,8 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
 
 from protocol.canonical import digest
-from protocol.errors import FederationError, ProtocolError
+from protocol.errors import FederationError, ProtocolError, VersionError
+from protocol.version import PROTOCOL, SOFTWARE, check_protocol
 from site_agent.exchange import Exchange, SiteStatus
 
 CONFIG, BLOCK, DATA = "config", "block", "data"
@@ -48,10 +50,15 @@ def make_app(exchange: Exchange, site: str) -> ClientApp:
         name = _value(config, "room", str)
         if name not in {"round", "sum"}:
             raise ProtocolError("The coordinator's message names a room that there is not")
+        exchange.note_heard()
         return exchange if name == "round" else exchange.sums
 
     def call(content: RecordDict) -> RecordDict:
-        config = _config(content)
+        try:
+            config = _config(content)
+        except VersionError:
+            _keep_call(content, exchange)
+            raise
         place = room(config)
         place.put_call(_value(config, "call", bytes))
         round_id = _value(config, "round", str)
@@ -103,7 +110,8 @@ def _guarded(handler: Handler, site: str) -> Callable[[Message, Context], Messag
 
 
 def _reply(config: Mapping[str, int | str], data: bytes | None = None) -> RecordDict:
-    reply = RecordDict({CONFIG: ConfigRecord(dict(config))})
+    stated: dict[str, int | str] = {"protocol": PROTOCOL, "software": SOFTWARE}
+    reply = RecordDict({CONFIG: ConfigRecord({**stated, **config})})
     if data is not None:
         reply[BLOCK] = ArrayRecord({DATA: Array("uint8", (len(data),), RAW, data)})
     return reply
@@ -113,7 +121,16 @@ def _config(content: RecordDict) -> ConfigRecord:
     record = content.get(CONFIG)
     if not isinstance(record, ConfigRecord):
         raise ProtocolError("The coordinator's message has no config record")
+    check_protocol(record, "The coordinator", here="this site")
     return record
+
+
+def _keep_call(content: RecordDict, exchange: Exchange) -> None:
+    """A call of another protocol: the site's agent says in its status that it cannot answer it."""
+    record = content.get(CONFIG)
+    data = record.get("call") if isinstance(record, ConfigRecord) else None
+    if isinstance(data, bytes):
+        exchange.put_call(data)
 
 
 def _value(config: ConfigRecord, key: str, kind: type[V]) -> V:

@@ -26,13 +26,15 @@ from protocol.errors import UsageError
 from protocol.files import write_atomic
 from protocol.messages import HexDigest
 from protocol.processes import FolderLock
-from protocol.study import Identifier
+from protocol.sections import Identifier
 from site_agent.config import Home
 from site_agent.exchange import Exchange
 from site_agent.flower.node import Node, NodeConfig
 
 CONNECTION, CA, NODE_KEY = "connection.toml", "ca.crt", "node.key"
 _EXCHANGE_MODE = 0o2750
+LOOK_SECONDS = 1.0
+"""Between two looks at the node key and the authorities."""
 
 _TEMPLATE = """\
 # The connection of site {site} to its coordinator; read by `site-agent connect`. Paths are relative to this file.
@@ -70,6 +72,7 @@ def node_config(home: Home) -> NodeConfig:
         UsageError: the configuration or the invitation is missing or wrong.
     """
     flower = home.folder / "flower"
+    flower.mkdir(mode=0o700, exist_ok=True)
     write_atomic(flower / CA, home.invitation.certificate, mode=0o644)
     return NodeConfig(
         site=home.config.site,
@@ -142,9 +145,24 @@ def hold_connection(config: NodeConfig, *, say: Callable[[str], None], stop: thr
     node.start()
     say(f"Connected outwards to {config.address}; press Ctrl-C to stop")
     try:
-        stop.wait()
+        while not stop.wait(LOOK_SECONDS):
+            if node.changed():
+                node = restarted(node, config, say=say)
     finally:
         node.stop()
+
+
+def restarted(node: Node, config: NodeConfig, *, say: Callable[[str], None]) -> Node:
+    """A node with what is in the files now, in place of one that runs.
+
+    Raises:
+        UsageError, KeyFileError: the configuration is wrong.
+    """
+    say("The node key, the address or the authorities have changed: connecting again")
+    node.stop()
+    node = Node(config)
+    node.start()
+    return node
 
 
 def separate(home: Home, exchange: Path, target: Path) -> Path:

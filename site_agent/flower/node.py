@@ -96,6 +96,7 @@ class Node:
         self.config = config
         self.keepers: tuple[Keeper, ...] = ()
         self._port = 0
+        self._shown: tuple[bytes, bytes] | None = None
         self._lock = FolderLock(config.work, "this site's connection")
 
     def start(self) -> None:
@@ -108,6 +109,7 @@ class Node:
         self.config.check()
         work = self.config.work
         self._lock.acquire()
+        self._shown = self._files()
         secret = work / "superexec.secret"
         write_atomic(secret, secrets.token_bytes(32))
         self._port = free_port()
@@ -118,6 +120,17 @@ class Node:
     def ready(self) -> bool:
         """Whether the SuperNode answers on this machine; the coordinator may still be out of reach."""
         return port_open(self._port)
+
+    def changed(self) -> bool:
+        """Whether the node key or the authorities are others than those that the processes were started with."""
+        found = self._files()
+        return found is not None and found != self._shown
+
+    def _files(self) -> tuple[bytes, bytes] | None:
+        try:
+            return self.config.key.read_bytes(), self.config.ca.read_bytes()
+        except OSError:
+            return None  # being replaced, or gone: the next start says so
 
     def stop(self) -> None:
         """End both processes."""
@@ -162,8 +175,12 @@ class Node:
         return Program("runner", argv, config.work, self._environment("flower-runner"))
 
 
-def new_node_key(private_path: Path) -> str:
+def new_node_key(private_path: Path, *, replace: bool = False) -> str:
     """Write a new EC P-384 key in OpenSSH form (0600), its public half beside it as .pub.
+
+    Args:
+        private_path: where it goes.
+        replace: take it in the place of one that is there.
 
     Returns:
         The public key's one line, which goes into the enrolment.
@@ -171,7 +188,7 @@ def new_node_key(private_path: Path) -> str:
     Raises:
         KeyFileError: there is a key already.
     """
-    if private_path.exists():
+    if private_path.exists() and not replace:
         raise KeyFileError(
             f"There is a node key {private_path} already", do="Move it away first if it is to be replaced"
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Protocol
 
 from protocol.arrays import IntVector
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and the share done, 0 to 1."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from protocol.errors import DataError
-from protocol.study import Counting
+from protocol.sections import Counting
 from site_agent.changes import Fingerprints, Keys, gathered
 from site_agent.config import Data
 from site_agent.cooccurrence import PairCounts

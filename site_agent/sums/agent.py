@@ -16,7 +16,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from protocol.canonical import digest
-from protocol.errors import FederationError, GateError, ProtocolError, RoundError, StudyError
+from protocol.errors import FederationError, GateError, ProtocolError, RoundError, StudyError, VersionError
 from protocol.keys import PublicKeys
 from protocol.secure_sum import (
     Consent,
@@ -114,7 +114,9 @@ class SumAgent:
             call = open_signed(data, SumCall, self.home.invitation.keys)
         except FederationError as error:
             self.exchange.drop_call(data)
-            return [f"Ignored a call that the coordinator did not sign: {error}"]
+            version = isinstance(error, VersionError)
+            what = "Refused a call" if version else "Ignored a call that the coordinator did not sign"
+            return [f"{what}: {error}"]
         name = step_id(call.name, call.attempt, call.step)
         before = self.exchange.status(name)
         if call.expires <= datetime.now(UTC):

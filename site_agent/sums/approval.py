@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from pydantic import AwareDatetime
 
@@ -15,9 +16,9 @@ from protocol.canonical import digest
 from protocol.errors import FederationError, GateError, UsageError
 from protocol.keyfile import Passphrase
 from protocol.messages import HexDigest, Message
+from protocol.sections import Identifier
 from protocol.secure_sum.fixed import Int64Vector
 from protocol.signed import open_signed, sign_message
-from protocol.study import Identifier
 from protocol.sums import SumProposal, layout, vocabulary_digest
 from site_agent.changes import UInt64s, changed_patients
 from site_agent.config import Home
@@ -26,10 +27,12 @@ from site_agent.resources import Resources, resources
 from site_agent.signers import Signers, standing
 from site_agent.sources import Progress, silent
 from site_agent.sums import roster
-from site_agent.sums.counting import Bound, StandardCounts, count_standard
 from site_agent.sums.folder import SumFolder, SumPreview
 from site_agent.sums.sharing import check_summing
-from site_agent.sums.vectors import VocabularyCounts, cells_vector, margins_vector, over_vocabulary
+
+if TYPE_CHECKING:
+    from site_agent.sums.counting import StandardCounts
+    from site_agent.sums.vectors import VocabularyCounts
 
 
 class SumApproval(Message):
@@ -69,6 +72,10 @@ def preview_sum(
     # A floor would let one patient move a cell by as many as the floor asks for: noise protects small cells instead.
     zero = home.study.sharing.small_cells == "zero" and not rule.enabled
     policy = home.policy() if zero else None
+    # What counts is imported here: an agent waits for months, and checks approvals without it.
+    from site_agent.sums.counting import Bound, count_standard  # noqa: PLC0415
+    from site_agent.sums.vectors import cells_vector, margins_vector, over_vocabulary  # noqa: PLC0415
+
     found = count_standard(
         home,
         machine or resources(home.config.machine),

@@ -17,13 +17,14 @@ from site_agent.changes import Keys, UInt64s, gathered, patient_fingerprints
 from site_agent.config import Data, Home
 from site_agent.cooccurrence import PairCounts
 from site_agent.counting import count_staged
-from site_agent.prepare import site_anchors, work_lock
+from site_agent.prepare import site_anchors
 from site_agent.released import site_salt
 from site_agent.resources import Resources
 from site_agent.sources import Progress, silent
 from site_agent.sources.opening import open_source
 from site_agent.sources.rollup import rollup_of
 from site_agent.staging import Staged, stage
+from site_agent.working import work_lock
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from protocol.keep import NAME, keep_vectors, make_is_a
 from protocol.release import SourceView
-from protocol.study import Ontology
+from protocol.sections import Ontology
 from site_agent.gate import KeptCounts
 
 

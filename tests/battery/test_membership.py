@@ -23,7 +23,7 @@ from coordinator import harmonize
 from coordinator.calibration import UNKNOWN
 from protocol.errors import GateError
 from protocol.release import VerifiedRelease, decode_release
-from protocol.study import DEFAULT_SMALL_SITE_PATIENTS
+from protocol.sections import DEFAULT_SMALL_SITE_PATIENTS
 from tests.battery.attacks.membership import (
     Seen,
     attack,

@@ -43,6 +43,7 @@ from protocol.keys import PrivateKeys
 from protocol.messages import PublishedManifest
 from protocol.published import MANIFEST, list_files, sign_manifest, verify_folder
 from protocol.release import encode_release
+from protocol.version import PROTOCOL, SOFTWARE
 from site_agent.agent import Agent
 from site_agent.enrolment import init_home
 from site_agent.exchange import Exchange
@@ -527,7 +528,14 @@ def test_flowers_messages_reach_no_loader(tmp_path: Path) -> None:
     app = make_app(Exchange(tmp_path / "exchange"), "north")
     ask(app, "call", {"room": "round", "round": "r1", "call": b"warm"})
     data = HOSTILE["npy of objects"]
-    config = {"room": "round", "sha256": hashlib.sha256(data).hexdigest(), "total": len(data), "offset": 0}
+    stated = {"protocol": PROTOCOL, "software": SOFTWARE}
+    config = {
+        **stated,
+        "room": "round",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "total": len(data),
+        "offset": 0,
+    }
     with watching() as watch:
         for stype in ("numpy.ndarray", "pickle", "raw"):
             reply = ask(app, "deliver", config, Array("uint8", (len(data),), stype, data))

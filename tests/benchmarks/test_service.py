@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -93,12 +94,22 @@ def _cpu(process: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def _memory(process: int) -> float:
+    """Gigabytes that a process has held at once."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{process}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024 / 1e9
+
+
 def test_two_hundred_readers_get_their_answers(home: Home, service: tuple[str, int]) -> None:
     url, process = service
     tokens = Tokens(Store(home.database_url))
     given = [tokens.add(f"reader{i}", "analyst") for i in range(READERS)]
     time.sleep(2.5)  # until the service reads the tokens again
     host, port = url.removeprefix("http://").split(":")
+    print(
+        f"\n{CODES:,} codes: ready after {_cpu(process):.1f} s of the server's CPU, at most {_memory(process):.1f} GB"
+    )
     for pause in (0.5, 0.0) if FULL else (0.5,):
         before = _cpu(process)
         done = subprocess.run(

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from protocol.study import Counting
+from protocol.sections import Counting
 from tests.benchmarks.test_counting import DAYS, WINDOW, zipf_codes
 
 FULL = os.environ.get("SMILE_BENCH") == "full"

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from protocol.study import Counting
+from protocol.sections import Counting
 from site_agent.config import Data
 from site_agent.cooccurrence import PairCounts
 from site_agent.counting import count_staged

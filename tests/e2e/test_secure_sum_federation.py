@@ -18,7 +18,9 @@ import pytest
 
 pytest.importorskip("flwr")
 
+from coordinator.flower.line import FlowerLine
 from coordinator.flower.services import Services
+from coordinator.store import Store
 from coordinator.sums.outcome import read_outcome
 from coordinator.sums.record import SumStore
 from protocol.processes import free_port, scripts_folder
@@ -84,6 +86,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with ExitStack() as ends:
         stack.services.start()
         ends.callback(stack.services.stop)
+        # A node that dials in before it is known is turned away for a minute.
+        FlowerLine(stack.hub, Store(stack.hub.database_url)).nodes()
         for site, home in stack.consortium.homes.items():
             log = ends.enter_context((home.folder / "agent.log").open("wb"))
             words = [str(scripts_folder() / "site-agent"), "run", "--home", str(home.folder)]

@@ -99,7 +99,7 @@ class Bench:
         values: dict[str, Any] = {
             "round": name,
             "study_digest": self.study.digest,
-            "study": self.study.model_dump(mode="json"),
+            "study": self.study.stated,
             "recipient": ROUND.public(),
             "expected": {"north": (0, "")},
             "expires": datetime.now(UTC) + timedelta(days=1),

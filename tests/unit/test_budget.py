@@ -14,7 +14,7 @@ from scipy.stats import norm
 from typer.testing import CliRunner
 
 from protocol.errors import FederationError, GateError
-from protocol.study import DifferentialPrivacy
+from protocol.sections import DifferentialPrivacy
 from site_agent.budget import (
     BudgetLedger,
     add_noise,

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from protocol.errors import DataError, UsageError
-from protocol.study import Counting
+from protocol.sections import Counting
 from site_agent import counting
 from site_agent.config import Data, Machine
 from site_agent.cooccurrence import PairCounts, count_pairs

@@ -24,6 +24,7 @@ from coordinator.exports.tables import clusters_table, evidence_table
 from coordinator.index import write_index
 from coordinator.mapping import Mapping, MappingSet
 from protocol import errors
+from protocol.enrolment import Authority, NodeKeyChange, Welcome
 from protocol.envelope import EnvelopeHeader
 from protocol.errors import FederationError
 from protocol.keylist import KeyVersion
@@ -173,7 +174,7 @@ def test_a_documented_call_parses(words: list[str]) -> None:
         "site-agent preview --everything",
         "coordinator fit --home hub",
         "coordinator round pause r1",
-        "coordinator round open r1 --days 0",
+        "coordinator round open r1 --days 400",
     ],
 )
 def test_the_call_check_finds_what_is_wrong(line: str) -> None:
@@ -301,6 +302,9 @@ WIRE_MODELS: tuple[type[BaseModel], ...] = (
     KeyVersion,
     KeyReceipt,
     Enrolment,
+    Welcome,
+    NodeKeyChange,
+    Authority,
     RoundCall,
     Receipt,
     Invitation,

@@ -32,8 +32,9 @@ from site_agent.doctor.picture import events_by_year, patients_by_events
 from site_agent.doctor.profiling import BUSY_DAY
 from site_agent.doctor.terminal import as_json, out, show
 from site_agent.enrolment import init_home
-from site_agent.prepare import prepare_release, work_lock
+from site_agent.prepare import prepare_release
 from site_agent.staging import Staged, stage
+from site_agent.working import work_lock
 from tests import synthetic
 from tests.unit.test_agent import Bench
 from tests.unit.test_staging import Source

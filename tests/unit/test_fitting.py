@@ -45,7 +45,7 @@ def test_a_round_is_fitted_with_what_the_configuration_names(tmp_path: Path) -> 
     configured(hub, tmp_path)
     hub.run_round(releases())
     found = rounds.accepted_releases(hub.home, hub.store, "r1")
-    path = hub.home.round_folder("r1") / "fit.safetensors"
+    path = hub.home.fit_path("r1")
     fitted = load_fit(path, found, hub.home.study)
     assert [source.kind for source in fitted.background] == ["knowledge", "encoder", "titles"]
     report = (hub.home.release_folder(1) / "report.html").read_text()

@@ -28,6 +28,7 @@ from coordinator.flower import post, server_app
 from coordinator.flower.bundle import build_bundle, bundle_digest, write_bundle
 from coordinator.flower.desk import RoundDesk
 from protocol.errors import RoundError, UsageError
+from protocol.version import PROTOCOL
 from site_agent.exchange import Exchange, SiteStatus
 from site_agent.flower.app import make_app
 from site_agent.flower.runner import answer
@@ -87,6 +88,7 @@ class Federation:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(post.Post, "pause", lambda self: time.sleep(0.001))
     monkeypatch.setattr(post, "DISK_RESERVE", 0)
+    monkeypatch.setattr(post, "WINDOW", 2)  # what the messages below are counted with
 
 
 @pytest.fixture
@@ -160,7 +162,7 @@ def test_a_site_that_has_not_answered_is_not_lost(make: Callable[..., Federation
         "refused": "refused",
     }
     assert federation.actions("offline") == []
-    assert federation.desk.progress("waiting").detail == "the board meets on Monday. The deadline passed."
+    assert federation.desk.progress("waiting").detail == "the board meets on Monday"
     assert federation.desk.progress("refused").detail == "too few patients"
 
 
@@ -243,6 +245,7 @@ def lie(federation: Federation, action: str, reply: Callable[[Message], Message]
 
 def status_reply(**fields: Any) -> Callable[[Message], Message]:
     good = {"round": ROUND, "state": "sealed", "detail": "", "sha256": "a" * 64, "size": 10, "receipt": ""}
+    good |= {"protocol": PROTOCOL, "software": "another 1"}
     record = ConfigRecord({k: v for k, v in (good | fields).items() if v is not None})
     return lambda message: Message(RecordDict({"config": record}), reply_to=message)
 
@@ -452,7 +455,7 @@ def test_a_site_that_lies_about_what_it_holds_is_refused(make: Callable[..., Fed
 
 
 def ask(federation: Federation, action: str, config: dict[str, Any]) -> Message:
-    content = RecordDict({"config": ConfigRecord({"room": "round"} | config)})
+    content = RecordDict({"config": ConfigRecord({"protocol": PROTOCOL, "room": "round"} | config)})
     (name,) = federation.grid.push_messages(
         [Message(content, dst_node_id=11, message_type=f"query.{action}")]
     )

@@ -12,7 +12,7 @@ from coordinator.views.ontology import ontology_source, pooled_counts
 from protocol.errors import FitError
 from protocol.messages import Policy
 from protocol.release import SourceView
-from protocol.study import Ontology
+from protocol.sections import Ontology
 from site_agent.cooccurrence import count_pairs
 from site_agent.gate import KeptCounts, suppress
 from site_agent.views.ontology import ontology_view

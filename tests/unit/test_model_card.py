@@ -50,7 +50,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Hub:
 def edition(hub: Hub) -> Edition:
     """What version 3 would be made of."""
     found = rounds.accepted_releases(hub.home, hub.store, "r2")
-    fitted = load_fit(hub.home.round_folder("r2") / "fit.safetensors", found, hub.home.study)
+    fitted = load_fit(hub.home.fit_path("r2"), found, hub.home.study)
     return publish.make_edition(hub.home, hub.store, "r2", found, fitted, created=NOW)
 
 

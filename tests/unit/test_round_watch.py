@@ -13,7 +13,7 @@ from protocol.processes import scripts_folder
 from tests.hub import Hub, releases
 
 
-def test_each_change_is_a_line_until_the_round_is_delivered(tmp_path: Path) -> None:
+def test_each_change_is_a_line_until_the_round_is_over(tmp_path: Path) -> None:
     hub = Hub(tmp_path)
     given = releases()
     hub.enrol(*given)
@@ -31,7 +31,7 @@ def test_each_change_is_a_line_until_the_round_is_delivered(tmp_path: Path) -> N
         assert (change["site"], change["state"], change["bytes_done"]) == ("west", "receiving", 5)
         hub.desk().report(progress.model_copy(update={"state": "offline", "detail": "[bold]gone[/]"}))
         assert json.loads(watching.stdout.readline())["detail"] == "[bold]gone[/]"
-        hub.store.set_round_state("r1", "delivered")
+        hub.store.move_round("r1", "aborted", "no more")
         assert watching.wait(30) == 0
         assert watching.stdout.read() == ""
 

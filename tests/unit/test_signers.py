@@ -171,7 +171,7 @@ def other_key() -> str:
     [
         ({"by": "roth"}, "nobody of this name"),
         ({"by": 7}, "nobody of this name"),
-        ({"approval": "{}"}, "no signed Approval"),
+        ({"approval": '{"protocol": 1}'}, "no signed Approval"),
         ({"approval": other_key()}, "signature does not hold"),
     ],
 )

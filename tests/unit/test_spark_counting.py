@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import DataError, FederationError, UsageError
-from protocol.study import Counting
+from protocol.sections import Counting
 from site_agent.cells import with_cells
 from site_agent.changes import Fingerprints, Keys, gathered, patient_fingerprints
 from site_agent.config import Data, RollUp
@@ -506,7 +506,7 @@ def test_no_pyspark(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_java(tmp_path: Path) -> None:
     pytest.importorskip("pyspark")
     program = """
-        from protocol.study import Counting
+        from protocol.sections import Counting
         from site_agent.config import Data
         from site_agent.sources.omop import OmopSource
         from site_agent.spark import count_in_spark

@@ -53,6 +53,8 @@ def test_unknown_round(store: Store) -> None:
 
 
 def test_published_versions(store: Store) -> None:
+    for state in ("closed", "fitting", "fitted", "publishing"):
+        store.move_round("r1", state)
     store.record_published(1, "r1", "d" * 64, ["north"])
     assert [p.version for p in store.versions()] == [1]
     assert store.round("r1").state == "published"

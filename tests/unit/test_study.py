@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from coordinator.setup import EXAMPLE_STUDY
 from protocol.errors import StudyError
-from protocol.study import load_study, study_differences
+from protocol.study import load_study, parse_study, study_differences
+from protocol.version import PROTOCOL
 from tests.synthetic import study
 
 
@@ -65,3 +67,31 @@ def test_missing_and_malformed_files(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("id = ")
     with pytest.raises(StudyError, match="cannot be read"):
         load_study(tmp_path / "bad.toml")
+
+
+def test_a_default_stays_what_it_was_within_a_protocol_number() -> None:
+    """Studies are hashed without what is at its default: another default would be another study of the same digest."""
+    then = json.loads(
+        (Path(__file__).parents[1] / "vectors" / "study" / f"defaults-{PROTOCOL}.json").read_text()
+    )
+    now = parse_study({k: then[k] for k in ("id", "sites", "standard", "code_systems")}, "here").model_dump(
+        mode="json"
+    )
+
+    def check(before: object, after: object, where: str) -> None:
+        if isinstance(before, dict):
+            assert isinstance(after, dict)
+            for key, value in before.items():
+                check(value, after[key], f"{where}.{key}")
+        else:
+            assert before == after, f"{where} needs another protocol number, or its old default"
+
+    check(then, now, "study")
+
+
+def test_law_a_field_that_is_stated_at_its_default_changes_no_digest() -> None:
+    short = {"id": "s", "sites": ["a", "b", "c"], "standard": "X", "code_systems": [{"prefix": "X"}]}
+    long = parse_study(short, "here").model_dump(mode="json")
+    assert parse_study(long, "there").digest == parse_study(short, "here").digest
+    assert parse_study(parse_study(long, "there").stated, "sent") == parse_study(short, "here")
+    assert parse_study({**short, "minimum_sites": 2}, "x").digest != parse_study(short, "here").digest

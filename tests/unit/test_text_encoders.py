@@ -16,7 +16,8 @@ import pytest
 
 import protocol.text
 from protocol.errors import StudyError, UsageError
-from protocol.study import Text, parse_study
+from protocol.sections import Text
+from protocol.study import parse_study
 from protocol.text import LexicalEncoder, find_encoder, open_encoder
 from protocol.text import onnx as onnx_module
 from tests.synthetic import study

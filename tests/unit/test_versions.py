@@ -84,7 +84,7 @@ def row(code: str, target: str = "", probability: float = 0.5, **changes: Any) -
 def published(number: int, entries: list[Entry], **changes: Any) -> PublishedMap:
     spec = changes.pop("study", study())
     manifest = PublishedManifest(
-        study=spec.model_dump(mode="json"),
+        study=spec.stated,
         study_digest=spec.digest,
         round="r1",
         version=number,
@@ -458,7 +458,7 @@ def test_a_version_is_never_published_over_another(hub: Hub) -> None:
     from coordinator.harmonize import load_fit
 
     found = rounds.accepted_releases(hub.home, hub.store, "r2")
-    fitted = load_fit(hub.home.round_folder("r2") / "fit.safetensors", found, hub.home.study)
+    fitted = load_fit(hub.home.fit_path("r2"), found, hub.home.study)
     edition = publish.make_edition(hub.home, hub.store, "r2", found, fitted, created=NOW)
     before = Library(hub.home).version(2).digest
     with pytest.raises(RoundError, match="no longer follows"):

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from coordinator import publish, rounds, setup, withdrawal
+from coordinator import nodes, publish, rounds, setup, withdrawal
 from coordinator.harmonize import load_fit
 from coordinator.keychange import change_round_key
-from coordinator.store import Withdrawal
+from coordinator.store import Submission, Withdrawal
 from protocol.envelope import read_sealed
 from protocol.errors import (
     EnvelopeError,
@@ -105,7 +105,7 @@ def test_law_refitted_without_is_as_if_it_had_never_joined(tmp_path: Path, study
     never.run_round({s: r for s, r in releases().items() if s != "west"})
     never.publish(created=LATER)
 
-    fit = "rounds/r1/fit.safetensors"
+    fit = "fits/r1.safetensors"
     assert (left.home.folder / fit).read_bytes() == (never.home.folder / fit).read_bytes()
     assert done.new_version == 2
     for name in ("v2", "v2-sites") if study == OWN_SITE else ("v2",):
@@ -169,7 +169,7 @@ def test_law_holds_over_rounds(tmp_path: Path) -> None:
     never.publish("r3", LATER)
     assert (done.fits, done.versions, done.new_version) == (("r1", "r2", "r3"), (1, 2), 4)
     for name in done.fits:
-        fit = f"rounds/{name}/fit.safetensors"
+        fit = f"fits/{name}.safetensors"
         assert (left.home.folder / fit).read_bytes() == (never.home.folder / fit).read_bytes(), name
     ours, theirs = (files(h.home.release_folder(4)) for h in (left, never))
     assert [n for n in ours if ours[n] != theirs[n]] == ["manifest.json", "model-card.md", "report.html"]
@@ -190,8 +190,9 @@ def secrets_of(keys: PrivateKeys) -> list[bytes]:
 
 
 def test_nothing_that_the_site_sealed_can_be_read_again(hub: Hub) -> None:
-    hub.seal("west", hub.home_release("west"), "r1", sequence=9)
-    hub.collect()  # refused and kept apart
+    hub.open_round("r2")
+    hub.seal("west", hub.home_release("west"), "r2", sequence=9)
+    hub.collect("r2")  # refused and kept apart
     assert list((hub.home.folder / "quarantine").rglob("west-*"))
     old = PrivateKeys.load(hub.home.round_key_path("r1"))
     hub.desk().part("west", "e" * 64).write_bytes(b"half of a transfer")
@@ -317,7 +318,7 @@ def test_too_few_sites_remain(tmp_path: Path) -> None:
     assert [v.version for v in hub.store.versions()] == [1]
     with pytest.raises(ProtocolError, match="was withdrawn"):
         verify_folder(hub.home.release_folder(1), hub.home.keys.public())
-    assert not (hub.home.round_folder("r1") / "fit.safetensors").exists()
+    assert not hub.home.fit_path("r1").exists()
 
 
 def test_before_any_version(tmp_path: Path) -> None:
@@ -358,7 +359,7 @@ def test_a_release_that_was_opened_meanwhile_is_not_recorded(hub: Hub) -> None:
     store = hub.store
     (row,) = [s for s in store.submissions("r1") if s.site == "west"]
     leave(hub)
-    late = rounds.Submission(
+    late = Submission(
         round="r1", site="west", state="accepted", sequence=2, manifest_digest=row.manifest_digest
     )
     with pytest.raises(RoundError, match="west has withdrawn"):
@@ -368,7 +369,7 @@ def test_a_release_that_was_opened_meanwhile_is_not_recorded(hub: Hub) -> None:
 def test_a_version_that_was_fitted_meanwhile_is_not_published(hub: Hub) -> None:
     store = hub.store
     found = rounds.accepted_releases(hub.home, store, "r1")
-    fitted = load_fit(hub.home.round_folder("r1") / "fit.safetensors", found, hub.home.study)
+    fitted = load_fit(hub.home.fit_path("r1"), found, hub.home.study)
     edition = publish.make_edition(hub.home, store, "r1", found, fitted, created=LATER)
     planned = withdrawal.plan(hub.home, store, "west")
     begun = withdrawal.begin(hub.home, store, planned, reason="x", erase_versions=False, now=LATER)
@@ -470,15 +471,15 @@ def test_its_node_is_shut_out_once_the_services_run(hub: Hub, monkeypatch: pytes
     superlink = Superlink()
     monkeypatch.setattr("coordinator.flower.services.Services.attach", lambda _home: superlink)
     leave(hub)
-    assert withdrawal.deny_nodes(hub.home, hub.store) == []  # they do not run
+    assert nodes.deny_nodes(hub.home, hub.store) == []  # they do not run
     (hub.home.flower / "services.json").write_text("{}")
-    assert withdrawal.deny_nodes(hub.home, hub.store) == ["west"]
+    assert nodes.deny_nodes(hub.home, hub.store) == ["west"]
     assert superlink.out == {"node west"}
-    assert withdrawal.deny_nodes(hub.home, hub.store) == []
+    assert nodes.deny_nodes(hub.home, hub.store) == []
     (row,) = hub.store.withdrawals()
     row.node_denied = False  # killed before it was stored
     hub.store.save_withdrawal(row)
-    assert withdrawal.deny_nodes(hub.home, hub.store) == ["west"]
+    assert nodes.deny_nodes(hub.home, hub.store) == ["west"]
     assert not list((hub.home.flower / "nodes").glob("*"))
 
 

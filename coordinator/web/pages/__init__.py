@@ -19,7 +19,9 @@ from coordinator.web.pages import (
     difference,
     entrance,
     home,
+    related,
     reviewing,
+    rounds,
     searching,
     versions,
 )
@@ -40,6 +42,18 @@ def add_pages(app: FastAPI) -> None:
     library: Library = app.state.library
     app.state.known_versions = Fresh(library.versions, 1.0)
     app.state.error_page = entrance.error_page
-    for part in (home, searching, concept, atlas, coverage, reviewing, difference, versions, entrance):
+    for part in (
+        home,
+        searching,
+        concept,
+        related,
+        atlas,
+        coverage,
+        reviewing,
+        difference,
+        versions,
+        rounds,
+        entrance,
+    ):
         app.include_router(part.router)
     app.mount(assets(), _Kept(directory=STATIC), name="static")

@@ -8,6 +8,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from coordinator.exports.table import Entry
+from coordinator.graph.published import has_graph
 from coordinator.library import OpenRelease
 from coordinator.mapping import Candidate
 from coordinator.web.access import PersonDependency
@@ -61,6 +62,7 @@ def concept(reading: Opened, code: CodePath, request: Request, person: PersonDep
         shown_members=MEMBERS,
         sources=release.sources.get(entry.code, ()),
         near=[(h, release.entries[h.code]) for h in release.neighbours(entry.code, NEIGHBOURS)],
+        graph=has_graph(release.manifest),
         family=facts_of(release).family(entry),
         review=review,
         undo=last_of(review.history, person.name),

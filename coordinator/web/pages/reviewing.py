@@ -11,7 +11,6 @@ from fastapi.responses import JSONResponse, RedirectResponse
 
 from coordinator.exports.table import Entry
 from coordinator.review.record import Decision, Relation
-from coordinator.review.reviews import Reviews
 from coordinator.web.access import (
     CoordinatorDependency,
     PersonDependency,
@@ -23,7 +22,7 @@ from coordinator.web.pages.concept import bars, chosen, last_of
 from coordinator.web.pages.rendering import concept_url, render, url
 from coordinator.web.problems import ServiceError
 from coordinator.web.reading import Opened, Reading
-from coordinator.web.reviewing import review_of
+from coordinator.web.reviewing import review_of, reviews_of
 from protocol.errors import FederationError, UsageError
 from protocol.vocabulary import curie, split_curie
 
@@ -47,7 +46,7 @@ def queue(
     last: Annotated[PlainText, Query(max_length=600)] = "",
 ) -> Response:
     """What waits for this person, the most doubtful first; with the first, or `task`, laid open."""
-    release, reviews = reading.release, _reviews(request)
+    release, reviews = reading.release, reviews_of(request)
     me = person.name if person.may("reviewer") else ""
     tasks = reviews.queue(
         release,
@@ -100,7 +99,7 @@ def decide(
     next: Annotated[str, Form(max_length=2000)] = "",  # noqa: A002 - the field's name
 ) -> Response:
     """A verdict; `none` accepts that no standard code is right."""
-    entry, reviews = _entry(reading, code), _reviews(request)
+    entry, reviews = _entry(reading, code), reviews_of(request)
     # Whoever typed another code means that one.
     meant = "" if verdict == "none" else _target(reading, other or target)
     plain: Literal["accept", "reject", "unsure"] = "accept" if verdict == "none" else verdict
@@ -145,7 +144,7 @@ def comment_on(
     next: Annotated[str, Form(max_length=2000)] = "",  # noqa: A002
 ) -> Response:
     """A comment that is no decision."""
-    entry, reviews = _entry(reading, code), _reviews(request)
+    entry, reviews = _entry(reading, code), reviews_of(request)
     return _said(
         request,
         reading,
@@ -165,7 +164,7 @@ def undo(
     next: Annotated[str, Form(max_length=2000)] = "",  # noqa: A002
 ) -> Response:
     """Take a record back."""
-    entry, reviews = _entry(reading, code), _reviews(request)
+    entry, reviews = _entry(reading, code), reviews_of(request)
     return _said(
         request,
         reading,
@@ -185,7 +184,7 @@ def assign(
     next: Annotated[str, Form(max_length=2000)] = "",  # noqa: A002
 ) -> Response:
     """Ask these people, each blind to the others; nobody ends the assignment."""
-    entry, reviews = _entry(reading, code), _reviews(request)
+    entry, reviews = _entry(reading, code), reviews_of(request)
     names = [n for n in reviewers.replace(",", " ").split() if n]
     return _said(
         request,
@@ -197,11 +196,6 @@ def assign(
 
 
 # --- Details -------------------------------------------------------------------------------------------
-
-
-def _reviews(request: Request) -> Reviews:
-    found: Reviews = request.app.state.reviews
-    return found
 
 
 def _entry(reading: Reading, code: str) -> Entry:

@@ -7,6 +7,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from coordinator.exports import FORMATS
+from coordinator.graph.tables import EDGES
 from coordinator.versions import CARD, DATACITE
 from coordinator.web.access import PersonDependency
 from coordinator.web.exported import Exports
@@ -26,6 +27,8 @@ FORMAT: Final = {
     "usagi": ("Usagi", "reviewing in Usagi"),
     "clusters": ("clusters.parquet", "clusters, candidates and evidence, as released"),
     "embeddings": ("embeddings.parquet", "the vectors, as released"),
+    "graphml": ("GraphML", "related codes, for networkx, Gephi and Cytoscape"),
+    "edges-csv": ("CSV of edges", "related codes, a row a pair"),
 }
 """Format -> its name, and whom it is for."""
 FILES: Final = {
@@ -37,6 +40,7 @@ FILES: Final = {
     "evidence.parquet": "what speaks for each candidate",
     "reviews.parquet": "what people had said by then",
     "embeddings.parquet": "the vectors",
+    EDGES: "related codes, a row a pair",
     "index/vectors.safetensors": "the vectors for search",
     "index/labels.json": "their codes",
     "index/hnsw.bin": "the search graph",
@@ -58,12 +62,13 @@ def versions(request: Request, person: PersonDependency) -> Response:
 def downloads(reading: Opened, request: Request) -> Response:
     """Files and formats of a version."""
     kept: Exports = request.app.state.exports
+    manifest = reading.release.manifest
     return render(
         request,
         "downloads.html.j2",
         reading=reading,
-        formats=[(form, *FORMAT.get(form, (form, "")), kept.why_not(form)) for form in FORMATS],
-        files=reading.release.manifest.files,
+        formats=[(form, *FORMAT.get(form, (form, "")), kept.why_not(form, manifest)) for form in FORMATS],
+        files=manifest.files,
         about=FILES,
         manifest=MANIFEST,
     )

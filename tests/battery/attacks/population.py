@@ -18,7 +18,8 @@ from coordinator.demo.codesystems import choose_concepts, load_code_systems
 from coordinator.demo.medicine import make_hospital, make_medicine
 from coordinator.demo.patients import draw_patients
 from protocol.release import encode_release
-from protocol.study import DEFAULT_SMALL_SITE_PATIENTS, StudySpec
+from protocol.sections import DEFAULT_SMALL_SITE_PATIENTS
+from protocol.study import StudySpec
 from site_agent.cooccurrence import PairCounts, count_pairs
 from site_agent.gate import Reference as GateReference
 from site_agent.gate import allowed_dim, make_release, sticky_counts, suppress

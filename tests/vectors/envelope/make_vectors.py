@@ -36,7 +36,8 @@ SIZES = {"empty": 0, "one-chunk": 100, "exactly-one-chunk": CHUNK, "several-chun
 
 def header(suite: str, **changes: Any) -> bytes:
     values = {
-        "schema_version": 1,
+        "protocol": 1,
+        "software": "another writer 1",
         "kind": "release",
         "suite": suite,
         "consortium": "vectors",
@@ -149,7 +150,9 @@ def wrong_header(bad: Bad) -> None:
     bad.add(
         "header-without-a-field", rule, bad.whole(canonical({k: plain[k] for k in plain if k != "expires"}))
     )
-    bad.add("schema-of-another-version", rule, bad.whole(header(bad.suite, schema_version=2)))
+    bad.add("another-protocol", "speaks protocol 2", bad.whole(header(bad.suite, protocol=2)))
+    older = {k: v for k, v in plain.items() if k not in {"protocol", "software"}}
+    bad.add("no-protocol", "speaks protocol 0", bad.whole(canonical(older)))
     bad.add("sequence-zero", rule, bad.whole(header(bad.suite, sequence=0)))
     bad.add("sequence-past-2-53", rule, bad.whole(header(bad.suite, sequence=1 << 53)))
     bad.add("expiry-without-a-zone", rule, bad.whole(header(bad.suite, expires="2100-01-01T00:00:00")))

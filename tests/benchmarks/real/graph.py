@@ -1,0 +1,290 @@
+"""Which scores of a pair of codes find what is related: on claims, and on drugs and what they treat.
+
+A scorer takes a `View`, what the pooled counts of some patients give, and returns (n, n) scores; all are judged on the same
+pairs. Whoever adds a scorer to `SCORERS` has its rows beside the others'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from coordinator.evaluation import auc, mean_and_error
+from coordinator.graph.fewshot import fit_head
+from coordinator.model.selection import select_neighbours
+from protocol.messages import Policy
+from protocol.statistics import embed, nonempty, ppmi
+from protocol.study import parse_study
+from site_agent.cooccurrence import PairCounts, count_pairs
+from site_agent.gate import suppress
+from tests.benchmarks.real import data, indications, recoded
+from tests.benchmarks.real.groups import Pairs, matched, phecodes
+from tests.inprocess import policy
+
+Array = NDArray[np.float64]
+DIM = 30
+FLOORS = {"default floors": (20, 11), "no floors": (5, 1)}
+"""Patients that a code and a pair need; a code of fewer than five has no direction worth the name."""
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What the pooled counts of some patients give.
+
+    Attributes:
+        codes: (n,) names.
+        vectors: (n, d) unit rows.
+        halves: the same of either half of the patients; zero rows where a half has no pair of the code.
+        released: bool (n, n) cells of the released counts.
+        share: (n,) logarithm of how many patients have each code.
+        counts: upper triangle of the released counts.
+    """
+
+    codes: NDArray[np.object_]
+    vectors: Array
+    halves: tuple[Array, Array]
+    released: NDArray[np.bool_]
+    share: Array
+    counts: sp.csr_array
+
+    @cached_property
+    def cosine(self) -> Array:
+        return self.vectors @ self.vectors.T
+
+    @cached_property
+    def weights(self) -> Array:
+        found = select_neighbours(self.vectors, halves=self.halves, threads=1).weights
+        return np.asarray((found + found.T).toarray() / 2.0)
+
+
+def by_weight(view: View) -> Array:
+    """Weights; pairs of equal weight, most of which is 0, by cosine."""
+    order = np.lexsort((view.cosine.ravel(), view.weights.ravel()))
+    place = np.empty(order.size)
+    place[order] = np.arange(order.size)
+    return place.reshape(view.cosine.shape)
+
+
+SCORERS: Mapping[str, Callable[[View], Array]] = {"cosine": lambda view: view.cosine, "regression": by_weight}
+
+
+@cache
+def claims() -> recoded.Events:
+    """CMS claims in ICD-9-CM."""
+    table = data._events()
+    day = pd.to_datetime(table["date"]).to_numpy().astype("datetime64[D]").astype(np.int64)
+    patient = table["sample"].astype(str) + ":" + table["patient"].astype(str)
+    return recoded._events(patient, day, recoded.DIAGNOSIS + table["code"].astype(str))
+
+
+@cache
+def claim_samples() -> NDArray[np.int64]:
+    """Sample of each row of `claims`."""
+    return data._events()["sample"].to_numpy(dtype=np.int64)
+
+
+def view_of(
+    events: recoded.Events,
+    rows: NDArray[np.bool_],
+    floors: tuple[int, int],
+    seed: int,
+    *,
+    window: int | None = 30,
+) -> View:
+    """The view of the events of some rows, which are those of whole patients."""
+    rng = np.random.default_rng(seed)
+    first = (rng.random(int(events.patient.max()) + 1) < 0.5)[events.patient]
+    whole = _counts(events, rows, window)
+    kept = suppress(whole, _policy(floors))
+    strong = whole.pair_patients[kept.rows][:, kept.rows]
+    strong.data = (strong.data >= floors[1]).astype(np.int64)
+
+    def points(counts: PairCounts) -> Array:
+        cells = sp.csr_array(counts.events[kept.rows][:, kept.rows] * strong)
+        cells.eliminate_zeros()
+        weights = ppmi(cells)
+        held = np.flatnonzero(nonempty(weights))
+        found = np.zeros((len(kept.rows), DIM))
+        vectors = embed(sp.csr_array(weights[held][:, held]), DIM)
+        found[held, : vectors.shape[1]] = vectors
+        return found
+
+    halves = tuple(points(_counts(events, rows & part, window)) for part in (first, ~first))
+    released = (strong + strong.T).toarray() > 0
+    np.fill_diagonal(released, False)
+    share = np.log(whole.code_patients[kept.rows].astype(np.float64))
+    counts = sp.csr_array(whole.events[kept.rows][:, kept.rows] * strong)
+    return View(events.names[kept.rows], points(whole), halves, released, share, counts)  # type: ignore[arg-type]
+
+
+def _counts(events: recoded.Events, rows: NDArray[np.bool_], window: int | None) -> PairCounts:
+    columns = np.unique(np.stack([events.patient[rows], events.day[rows], events.code[rows]]), axis=1)
+    day = columns[1] if window is not None else np.unique(columns[1], return_inverse=True)[1]
+    return count_pairs(
+        columns[0].astype(np.int64), day.astype(np.int32), columns[2].astype(np.int32), len(events.names), window_days=window
+    )  # fmt: skip
+
+
+def _policy(floors: tuple[int, int]) -> Policy:
+    study = parse_study(
+        {
+            "id": "graph",
+            "sites": ["one", "two", "three"],
+            "standard": "CODE",
+            "minimum_sites": 3,
+            "code_systems": [{"prefix": "CODE"}],
+            "privacy": {
+                "public_data": True,
+                "min_code_patients": floors[0],
+                "min_pair_patients": floors[1],
+                "small_site_patients": 0,
+                "margin_rounding": 1,
+            },
+        },
+        "of the benchmark",
+    )
+    return policy(study)
+
+
+def phecode_pairs(view: View, *, root: bool = False) -> Pairs:
+    """Released cells of one phecode (or of one root), and those of two roots."""
+    code = np.array([phecodes("9").get(c[1:], "") for c in view.codes])
+    stem = np.array([p.partition(".")[0] for p in code])
+    label = stem if root else code
+    inside = np.triu(view.released & (code != "")[:, None] & (code != "")[None], 1)
+    return Pairs(
+        np.argwhere(inside & (label[:, None] == label[None])),
+        np.argwhere(inside & (stem[:, None] != stem[None])),
+    )
+
+
+def indication_pairs(view: View, shown: Mapping[str, str], seed: int) -> Pairs:
+    """Drugs and what they treat, beside diagnoses as frequent that they do not."""
+    drugs = [i for i, c in enumerate(view.codes) if c.startswith(recoded.DRUG)]
+    conditions = [i for i, c in enumerate(view.codes) if c.startswith(recoded.DIAGNOSIS)]
+    table = indications.database()
+    rows = set(zip(table["drug"], table["disease"], strict=True))
+    down = table[table["category"] == "NOT"]
+    right = rows - set(zip(down["drug"], down["disease"], strict=True))
+    of_condition = {j: indications.diseases(view.codes[j], shown) for j in conditions}
+    known, unrelated = [], np.zeros(view.released.shape, dtype=bool)
+    for i in drugs:
+        of_drug = indications.ingredients(view.codes[i], shown)
+        for j in conditions:
+            said = {(a, b) for a in of_drug for b in of_condition[j]}
+            if said & right:
+                known.append((i, j))
+            unrelated[i, j] = not said & rows
+    found, pool = np.array(known, dtype=np.intp).reshape(-1, 2), np.array(conditions, dtype=np.intp)
+    return matched(found, unrelated, pool, view.share, np.zeros(len(view.codes), dtype=np.intp), seed)
+
+
+def scores(view: View, pairs: Pairs) -> dict[str, float]:
+    """AUC of each scorer."""
+    return {name: pairs.auc(score(view)) for name, score in SCORERS.items()}
+
+
+def few_shot(view: View, pairs: Pairs, seed: int, share: float = 0.01) -> dict[str, float]:
+    """AUC on the other pairs before and after a share of the known pairs, and as many free ones, is learnt."""
+    rng = np.random.default_rng(seed)
+    known, free = (side[rng.permutation(len(side))] for side in (pairs.known, pairs.free))
+    few = max(5, round(share * len(known)))
+    taught = np.concatenate([known[:few], free[:few]])
+    head = fit_head(
+        view.vectors[taught[:, 0]], view.vectors[taught[:, 1]], np.arange(2 * few) < few, seed=seed
+    )
+
+    def after(rows: NDArray[np.intp]) -> Array:
+        return head.scores(view.vectors[rows[:, 0]], view.vectors[rows[:, 1]])
+
+    rest = Pairs(known[few:], free[few:])
+    return {
+        "labelled": float(2 * few),
+        "cosine": rest.auc(view.cosine),
+        "fine-tuned": auc(after(rest.known), after(rest.free)),
+    }
+
+
+def jaccard(one: View, other: View, *, most: int | None = None) -> dict[str, float]:
+    """Edges among the common codes that both views have, by each scorer with the same number of edges.
+
+    Args:
+        one: of some patients.
+        other: of others.
+        most: number of edges; as many as the regression selects in the sparser view if None.
+    """
+    _, a, b = np.intersect1d(one.codes, other.codes, return_indices=True)
+    upper = np.triu_indices(len(a), 1)
+
+    def cells(matrix: Array, rows: NDArray[np.intp]) -> Array:
+        return matrix[np.ix_(rows, rows)][upper]
+
+    if most is None:
+        most = int(min((cells(v.weights, rows) > 0).sum() for v, rows in ((one, a), (other, b))))
+    found = {"edges": float(most)}
+    for name, score in SCORERS.items():
+        best = [
+            set(np.argsort(-cells(score(v), rows), kind="stable")[:most].tolist())
+            for v, rows in ((one, a), (other, b))
+        ]
+        found[name] = len(best[0] & best[1]) / max(1, len(best[0] | best[1]))
+    return found
+
+
+def claims_rows(seed: int, floors: str) -> dict[str, dict[str, float]]:
+    """Same-phecode pairs, stability and fine-tuning: three samples of the claims, others for each seed, against the rest."""
+    events = claims()
+    splits = np.random.default_rng(0).permutation(np.array(list(combinations(range(1, 7), 3))))
+    first = splits[seed]
+    one, other = (
+        view_of(events, np.isin(claim_samples(), first, invert=late), FLOORS[floors], seed)
+        for late in (False, True)
+    )
+    pairs = phecode_pairs(one)
+    size = {"codes": float(len(one.codes)), "pairs": float(len(pairs.known))}
+    stable = jaccard(one, other)
+    return {
+        "same phecode, AUC": scores(one, pairs) | size,
+        "stability, Jaccard": stable,
+        "stability of a quarter, Jaccard": jaccard(one, other, most=int(stable["edges"] // 4)),
+        "same root, 1 % taught, AUC": few_shot(one, phecode_pairs(one, root=True), seed),
+    }
+
+
+def indication_rows(seed: int, source: str) -> dict[str, dict[str, float]]:
+    """Indications on a random four fifths of the patients."""
+    events = recoded.synthea_events() if source == "Synthea" else recoded.uci_events()
+    shown = indications.displays() if source == "Synthea" else {}
+    window, floors = (30, (5, 2)) if source == "Synthea" else (None, (20, 11))
+    chosen = np.random.default_rng(seed).random(int(events.patient.max()) + 1) < 0.8
+    view = view_of(events, chosen[events.patient], floors, seed, window=window)
+    pairs = indication_pairs(view, shown, seed)
+    return {
+        "indicated, AUC": scores(view, pairs) | {"pairs": float(len(pairs.known))},
+        "indicated, 10 % taught, AUC": few_shot(view, pairs, seed, 0.1),
+    }
+
+
+def table(title: str, measured: list[dict[str, dict[str, float]]]) -> str:
+    """Mean and standard error over the seeds, and of each score's difference from the cosine."""
+    lines = [title]
+    for row in measured[0]:
+        shown = []
+        for name in measured[0][row]:
+            values = [m[row][name] for m in measured]
+            if name in {"codes", "pairs", "edges", "labelled"}:
+                shown.append(f"{np.mean(values):.0f} {name}")
+                continue
+            text = f"{name} {mean_and_error(values)}"
+            if name != "cosine":
+                text += f" (gain {mean_and_error([m[row][name] - m[row]['cosine'] for m in measured])})"
+            shown.append(text)
+        lines.append(f"  {row}: " + "; ".join(shown))
+    return "\n".join(lines)
