@@ -23,6 +23,11 @@ pytest.importorskip("flwr")
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, RecordDict
 from flwr.common.constant import ErrorCode
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.object_store import NoObjectInStoreError, ObjectStoreFactory
+from flwr.supercore.run import Run, RunNotRunningException
+from flwr.supernode import start_client_internal as loop
+from flwr.supernode.nodestate import NodeStateFactory
 
 from coordinator.flower import post, server_app
 from coordinator.flower.bundle import build_bundle, bundle_digest, write_bundle
@@ -32,6 +37,7 @@ from protocol.version import PROTOCOL
 from site_agent.exchange import Exchange, SiteStatus
 from site_agent.flower.app import make_app
 from site_agent.flower.runner import answer
+from site_agent.flower.supernode import Turns
 from tests.local_grid import LocalGrid
 
 ROUND = "round-1"
@@ -519,6 +525,90 @@ supernode.flower_supernode = lambda: None
 supernode.main()
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == 1
+
+
+class Supernode:
+    """The state of a real SuperNode with our turns, between a SuperLink and a runner that the test plays."""
+
+    def __init__(self, patience: float = 60.0) -> None:
+        self.store = ObjectStoreFactory().store()
+        self.state = NodeStateFactory(ObjectStoreFactory()).state()
+        self.state.set_node_id(11)
+        self.turns = Turns(patience)
+        self.sent: list[str] = []
+
+    def message(self, run: int) -> Message:
+        self.state.store_run(Run.create_empty(run))
+        message = Message(RecordDict(), dst_node_id=11, message_type="query.call")
+        message.metadata.__dict__.update(_run_id=run, _src_node_id=1)
+        message.metadata.__dict__["_message_id"] = message.object_id
+        return message
+
+    def pull(self, message: Message, *, ended: bool = False) -> int | None:
+        def confirm(run: int, message_id: str) -> None:
+            if ended:
+                raise RunNotRunningException
+
+        return self.turns.pull(
+            state=self.state,
+            object_store=self.store,
+            node_config={},
+            receive=lambda: (message, get_object_tree(message)),
+            get_run=mock.Mock(),
+            get_fab=mock.Mock(),
+            pull_object=lambda run, object_id: get_all_nested_objects(message)[object_id].deflate(),
+            confirm_message_received=confirm,
+            trusted_entities=None,
+        )
+
+    def reply(self, message: Message) -> str:
+        reply = Message(RecordDict(), reply_to=message)
+        loop._insert_message(reply, self.state, self.store)
+        return reply.metadata.message_id
+
+    def push(self) -> None:
+        def send(message: Message, tree: object, seconds: float) -> tuple[set[str], str]:
+            self.sent.append(message.metadata.message_id)
+            if message.metadata.run_id == 1:
+                raise RunNotRunningException
+            return set(), ""
+
+        self.turns.push(state=self.state, object_store=self.store, send=send, push_object=mock.Mock())
+
+
+def test_a_message_whose_run_ends_on_the_way_leaves_no_task_behind() -> None:
+    node = Supernode()
+    message = node.message(run=1)
+    assert node.pull(message, ended=True) is None
+    assert [task.status.status for task in node.state.get_tasks()] == ["finished"]
+    assert not node.state.get_messages_legacy()
+    with pytest.raises(NoObjectInStoreError):
+        node.store.get_object_tree(message.object_id)
+
+
+def test_the_reply_to_the_last_message_is_waited_for_whatever_else_lies_there() -> None:
+    node = Supernode()
+    stale = node.reply(node.message(run=1))
+    message = node.message(run=2)
+    assert node.pull(message) == 2
+    replies = []
+    answering = threading.Timer(0.7, lambda: replies.append(node.reply(message)))
+    answering.start()
+    node.push()
+    answering.join()
+    assert node.sent == [stale, *replies]
+
+
+def test_a_reply_that_never_comes_is_not_waited_for_forever() -> None:
+    node = Supernode(patience=0.3)
+    assert node.pull(node.message(run=2)) == 2
+    node.push()
+    assert node.sent == []
+    message = node.message(run=3)
+    assert node.pull(message) == 3
+    reply = node.reply(message)
+    node.push()
+    assert node.sent == [reply]
 
 
 # --- The bundle and the desk ---------------------------------------------------------------------------
