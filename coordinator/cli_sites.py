@@ -12,7 +12,7 @@ import typer
 from coordinator import cli_certificate, rounds, setup
 from coordinator.cli_options import HERE, FingerprintOption, HomeOption, JsonOption
 from coordinator.config import Home
-from coordinator.nodes import deny_nodes, read_change, settle_nodes, take_change
+from coordinator.nodes import deny_nodes, introduce_nodes, read_change, settle_nodes, take_change
 from coordinator.store import Store, Submission
 from protocol.console import out, print_json, progress, table
 from protocol.errors import UsageError
@@ -81,6 +81,7 @@ def enroll(
         done.append(facts)
         if not json:
             _say_enrolled(hub, store, enrolment.site, welcome, found)
+    introduce_nodes(hub, store)
     if json:
         print_json(done)
 

@@ -1,8 +1,9 @@
-"""Flower nodes that are shut out: those of sites that withdrew, and those that a site has replaced."""
+"""Which Flower nodes may connect: those of members; not those of sites that withdrew, nor those that a site has replaced."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
@@ -13,6 +14,9 @@ from coordinator.tables import OldNodeKey, utc_now
 from protocol.enrolment import NodeKeyChange
 from protocol.errors import KeyFileError, RoundError, StudyError, UsageError
 from protocol.signed import open_signed, peek
+
+if TYPE_CHECKING:
+    from coordinator.flower.services import Services
 
 
 def read_change(home: Home, store: Store, path: Path) -> NodeKeyChange:
@@ -85,6 +89,40 @@ def deny_nodes(home: Home, store: Store) -> list[str]:
         store.save_withdrawal(withdrawal)
         denied.append(withdrawal.site)
     return denied
+
+
+def introduce_nodes(home: Home, store: Store) -> dict[str, int]:
+    """Make the Flower nodes of the members known, if the services run; by site.
+
+    A node that is not known yet is turned away for a minute each time (305 in the site's log). Where the services do not
+    run, the opening of a round makes nodes known.
+
+    Raises:
+        KeyFileError: a site's key is malformed, or another site's.
+        FederationError: the services stopped answering.
+    """
+    if not (home.flower / "services.json").exists():
+        return {}
+    from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
+
+    try:
+        services = Services.attach(home.flower)
+    except RoundError:
+        return {}
+    return known_nodes(home, store, services)
+
+
+def known_nodes(home: Home, store: Store, services: Services) -> dict[str, int]:
+    """The Flower node of each member, known to the services from now on.
+
+    Raises:
+        KeyFileError: a site's key is malformed, or another site's.
+        FederationError: the services stopped answering.
+    """
+    return {
+        site.name: services.register(site.name, _write(home, f"{site.name}.pub", site.node_key))
+        for site in store.members()
+    }
 
 
 def settle_nodes(home: Home, store: Store) -> list[str]:

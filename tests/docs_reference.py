@@ -90,8 +90,8 @@ may: `analyst` reads, `reviewer` also decides, comments and takes back, `coordin
 
 Errors are `application/problem+json` (RFC 9457) with `what` happened, `why`, and what to `do`; below `/fhir` they are an
 OperationOutcome. 404: there is no such thing; 409: it does not fit what is there; 410: the version was withdrawn; 422: the
-request is not valid; 429: too many requests, `Retry-After` says when to come again; 503: the version's files are not what was
-signed.
+request is not valid; 429: too many requests, `Retry-After` says when to come again; 503: the database cannot be
+used just now, or the version's files are not what was signed.
 
 - A version never changes, so its lists have cursors that neither skip nor repeat anything, and its answers have ETags for
   `If-None-Match`.

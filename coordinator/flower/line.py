@@ -12,7 +12,7 @@ from pydantic import Field
 from coordinator.config import Home
 from coordinator.flower.desk import RoundDesk
 from coordinator.flower.services import Services
-from coordinator.nodes import deny_nodes, settle_nodes
+from coordinator.nodes import deny_nodes, known_nodes, settle_nodes
 from coordinator.store import Store
 from protocol.errors import FederationError, ProtocolError
 from protocol.files import write_atomic
@@ -62,14 +62,9 @@ class FlowerLine:
         Raises:
             FederationError: the services cannot be reached, or do not take a node's key.
         """
-        services, nodes = Services.attach(self._home.flower), {}
+        services = Services.attach(self._home.flower)
         deny_nodes(self._home, self._store)
-        for site in self._store.members():
-            path = self._home.flower / "nodes" / f"{site.name}.pub"
-            path.parent.mkdir(exist_ok=True)
-            write_atomic(path, site.node_key + "\n")
-            nodes[site.name] = services.register(site.name, path)
-        return nodes
+        return known_nodes(self._home, self._store, services)
 
     def carry(self, desk: RoundDesk, phase: str, sites: Sequence[str], seconds: float) -> None:
         """See to it that a run of this phase is under way for these sites; one that another process began counts.

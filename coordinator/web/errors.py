@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from coordinator.web.problems import NotModified, Problem, ServiceError, problem_of, problem_response
-from protocol.errors import FederationError, ProtocolError, RoundError, UsageError
+from protocol.errors import FederationError, ProtocolError, RoundError, StoreError, UsageError
 
 ErrorPage: TypeAlias = Callable[[Request, Problem], Response]
 """What the pages may set as `app.state.error_page`: a page for a problem."""
@@ -67,7 +67,7 @@ def status_of(error: FederationError) -> int:
     """The status of HTTP for an error of this software."""
     if isinstance(error, RoundError):
         return 409
-    if isinstance(error, ProtocolError):
+    if isinstance(error, ProtocolError | StoreError):
         return 503
     return 422 if isinstance(error, UsageError) else 500
 

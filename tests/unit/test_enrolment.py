@@ -147,6 +147,25 @@ def test_the_whole_way_by_commands(hub: Hub, north: Site) -> None:
     assert (last.event, last.facts["sequence"]) == ("enrolled", 0)
 
 
+def test_an_enrolled_node_may_connect_at_once_if_the_services_run(
+    hub: Hub, north: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known: dict[str, str] = {}
+
+    class Superlink:
+        def register(self, site: str, key: Path) -> int:
+            known[site] = key.read_text().strip()
+            return len(known)
+
+    monkeypatch.setattr("coordinator.flower.services.Services.attach", lambda _home: Superlink())
+    (hub.home.flower / "services.json").write_text("{}")
+    path, keys = enrolment.write_enrolment(north.home, "it@north.example")
+    args = ["enroll", str(path), "--home", str(hub.home.folder), "--fingerprint", keys.fingerprint]
+    assert CliRunner().invoke(hub_app, args).exit_code == 0
+    assert set(known) == {"lake", "north", "south", "west"}
+    assert known["north"] == hub.store.site("north").node_key
+
+
 def test_a_welcome_that_is_not_ours(hub: Hub, north: Site, tmp_path: Path) -> None:
     welcome = north.enrol()
     other = Hub(tmp_path / "other", study=SMALL)

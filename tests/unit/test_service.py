@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from coordinator.config import Home
 from coordinator.library import Library
@@ -347,6 +349,21 @@ def test_a_mistake_of_the_service_shows_no_traceback(home: Home, monkeypatch: py
     assert found.status_code == 500
     assert "secret" not in found.text
     assert found.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_database_that_cannot_be_used_is_said_and_passes(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("server closed the connection"))
+
+    with web(home) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(Session, "scalars", away)
+            found = service.get("/rounds", by="cyd")
+            assert found.status_code == 503
+            assert "could not be used" in found.json()["what"]
+        assert service.get("/rounds", by="cyd").status_code == 200
 
 
 def test_no_version_yet_is_said(tmp_path: Any) -> None:
