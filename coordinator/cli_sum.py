@@ -10,8 +10,9 @@ import typer
 
 from coordinator.config import Home
 from coordinator.store import Store
+from coordinator.sums.asking import asked_for
 from coordinator.sums.drive import restart, run_sum
-from coordinator.sums.opening import Asked, margins_of, open_sum, read_codes
+from coordinator.sums.opening import open_sum
 from coordinator.sums.outcome import outcome_folder, signed_outcome
 from coordinator.sums.record import SumRecord, SumStore
 from protocol.console import out, print_json, progress, table
@@ -44,12 +45,8 @@ def sum_open(
     """Fix what is summed: the vocabulary, the roster of sites and keys, and the pairs of codes."""
     from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
 
-    if (statistic == "margins") != (codes is not None) or (statistic == "cells") != bool(margins):
-        raise UsageError(
-            "A sum of margins needs --codes, one of cells needs --margins, and neither the other"
-        )
     hub = Home(home)
-    asked = margins_of(hub, margins) if codes is None else Asked("margins", read_codes(codes, hub.study))
+    asked = asked_for(hub, statistic, codes=str(codes or ""), margins=margins)
     store, services = Store(hub.database_url), Services.attach(hub.flower)
     nodes = {}
     for site in store.members():

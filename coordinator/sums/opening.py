@@ -1,82 +1,19 @@
-"""Opening a sum: vocabulary, roster and, for pairs of codes, the pooled margins, in one proposal."""
+"""Opening a sum: the statistic, what it follows from, and the roster, in one proposal."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from pydantic import ValidationError
 
 from coordinator.config import Home
-from coordinator.sums.outcome import read_outcome
+from coordinator.sums.asking import Asked
 from coordinator.sums.record import SumRecord, SumStore
 from protocol.errors import RoundError, StudyError, UsageError
 from protocol.keys import PublicKeys
-from protocol.study import StudySpec, validation_reasons
-from protocol.sums import PooledMargins, Roster, Statistic, SumProposal, layout, read_margins
-from protocol.vocabulary import curie
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a sum is to be over.
-
-    Attributes:
-        statistic: margins first, then cells.
-        vocabulary: sorted standard codes.
-        margins: the pooled margins, for cells.
-    """
-
-    statistic: Statistic
-    vocabulary: tuple[str, ...]
-    margins: PooledMargins | None = None
-
-
-def read_codes(path: Path, study: StudySpec) -> tuple[str, ...]:
-    """The vocabulary from a CSV file with a column `code`; codes without a prefix are of the standard system.
-
-    Raises:
-        UsageError: no file, or no such column.
-        DataError: a malformed code.
-        StudyError: a code of another system.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            if "code" not in (reader.fieldnames or ()):
-                raise UsageError(f"The file {path} has no column 'code'", do="Give it a first line: code")
-            texts = [(row["code"] or "").strip() for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"The codes in {path} cannot be read", why=str(error)) from None
-    standard = study.standard
-    found = set()
-    for text in filter(None, texts):
-        prefix, colon, rest = text.partition(":")
-        if colon and prefix != standard:
-            raise StudyError(
-                f"{text[:80]} in {path} is no code of the standard system {standard}",
-                do="A sum is over standard codes only; sites count their local codes by their anchors",
-            )
-        found.add(curie(standard, rest if colon else text))
-    if not found:
-        raise UsageError(f"The file {path} names no code")
-    return tuple(sorted(found))
-
-
-def margins_of(home: Home, name: str) -> Asked:
-    """What a sum of cells follows from: a finished sum of margins, with its vocabulary.
-
-    Raises:
-        RoundError: it is not finished.
-        UsageError: it is no sum of margins.
-    """
-    result, arrays, vocabulary = read_outcome(home, name)
-    if result.statistic != "margins":
-        raise UsageError(f"The sum {name} is of {result.statistic}, not of margins")
-    return Asked("cells", vocabulary, read_margins(arrays["values"]))
+from protocol.study import validation_reasons
+from protocol.sums import KINDS, Roster, SumProposal, layout
 
 
 def open_sum(
@@ -100,7 +37,7 @@ def open_sum(
 
     Raises:
         UsageError: the name is taken, or the sum cannot be put together; the reason follows.
-        StudyError: the study sums nothing.
+        StudyError: the study sums nothing, or not this.
         RoundError: too few sites are enrolled.
         DataError: the margins allow no sum of cells.
     """
@@ -110,6 +47,12 @@ def open_sum(
             "This study sums no counts",
             why="it says sharing.counts = none",
             do="Agree on counts = summed in the study file at every party",
+        )
+    if reasons := KINDS[asked.statistic].unfit(study):
+        raise StudyError(
+            f"This study cannot have {asked.statistic} summed",
+            why="; ".join(reasons),
+            do="Agree on another study file at every party, or sum another statistic",
         )
     if (store.folder / "sum.json").exists():
         raise UsageError(f"Sum {name!r} exists", do="Take a new name; coordinator sum status lists them")
@@ -126,6 +69,7 @@ def open_sum(
             statistic=asked.statistic,
             vocabulary=asked.vocabulary,
             margins=asked.margins,
+            graph=asked.graph,
             minimum=needed,
             roster=Roster(study_digest=study.digest, keys=dict(enrolled)),
             expires=datetime.now(UTC).replace(microsecond=0) + timedelta(days=days),

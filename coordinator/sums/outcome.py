@@ -21,9 +21,9 @@ from protocol.errors import ProtocolError, RoundError
 from protocol.files import write_atomic
 from protocol.secure_sum import ParticipantList, SecureSum
 from protocol.signed import open_signed, sign_message
-from protocol.sums import CellIndex, PooledSum, SumProposal, vocabulary_digest
+from protocol.sums import COUNTS, CellIndex, PooledSum, SumProposal, vocabulary_digest
 
-_COUNTS, _CODES, _SIGNED = "counts.safetensors", "vocabulary.json", "sum.json"
+_CODES, _SIGNED = "vocabulary.json", "sum.json"
 
 
 def write_outcome(
@@ -34,7 +34,7 @@ def write_outcome(
     arrays: dict[str, npt.NDArray[Any]] = {"values": summed.values}
     if pairs is not None:
         arrays |= {"row": pairs.row, "column": pairs.column}
-    files = {_COUNTS: encode_arrays(arrays, {}), _CODES: canonical_json(list(proposal.vocabulary))}
+    files = {COUNTS: encode_arrays(arrays, {}), _CODES: canonical_json(list(proposal.vocabulary))}
     for name, data in files.items():
         write_atomic(folder / name, data)
     result = PooledSum(
@@ -76,13 +76,13 @@ def read_outcome(home: Home, name: str) -> tuple[PooledSum, dict[str, npt.NDArra
     if signed is None:
         raise RoundError(f"The sum {name!r} is not finished", do=f"Run coordinator sum run {name}")
     result = open_signed(signed, PooledSum, home.keys.public())
-    files = {file: (outcome_folder(home, name) / file).read_bytes() for file in (_COUNTS, _CODES)}
+    files = {file: (outcome_folder(home, name) / file).read_bytes() for file in (COUNTS, _CODES)}
     for file, data in files.items():
         if digest(data) != result.files.get(file):
             raise ProtocolError(
                 f"The file {file} of sum {name} was altered", do="Restore it from your backup; do not use it"
             )
-    arrays, _ = decode_arrays(files[_COUNTS])
+    arrays, _ = decode_arrays(files[COUNTS])
     return result, arrays, tuple(json.loads(files[_CODES]))
 
 

@@ -37,7 +37,6 @@ from protocol.sums import (
     MAX_MATERIAL,
     STEPS,
     PooledSum,
-    Statistic,
     Step,
     StepMaterial,
     SumCall,
@@ -46,7 +45,7 @@ from protocol.sums import (
     step_id,
     write_answer,
 )
-from site_agent.budget import BudgetLedger, noisy
+from site_agent.budget import BudgetLedger, bounding, noisy
 from site_agent.config import Home
 from site_agent.exchange import Exchange, SiteStatus
 from site_agent.ledger import Ledger
@@ -367,7 +366,8 @@ class SumAgent:
         stored = self.folder.vector(name, "noised")
         if stored is not None:
             return stored
-        statistic: Statistic = "cells" if preview.subject.statistic == "cells" else "margins"
+        # Other statistics cannot be summed where the study asks for noise: `Kind.unfit`.
+        statistic: bounding.Statistic = "cells" if preview.subject.statistic == "cells" else "margins"
         budget = BudgetLedger(self.home.folder / "budget.jsonl")
         spending = budget.spend(self.home.study.differential_privacy, statistic=statistic, session=session)
         noised = noisy(values, statistic, spending.scale)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from pydantic import AwareDatetime
 
@@ -19,7 +18,7 @@ from protocol.messages import HexDigest, Message
 from protocol.sections import Identifier
 from protocol.secure_sum.fixed import Int64Vector
 from protocol.signed import open_signed, sign_message
-from protocol.sums import SumProposal, layout, vocabulary_digest
+from protocol.sums import KINDS, SumProposal, layout, vocabulary_digest
 from site_agent.changes import UInt64s, changed_patients
 from site_agent.config import Home
 from site_agent.ledger import Entry, Ledger
@@ -29,10 +28,6 @@ from site_agent.sources import Progress, silent
 from site_agent.sums import roster
 from site_agent.sums.folder import SumFolder, SumPreview
 from site_agent.sums.sharing import check_summing
-
-if TYPE_CHECKING:
-    from site_agent.sums.counting import StandardCounts
-    from site_agent.sums.vectors import VocabularyCounts
 
 
 class SumApproval(Message):
@@ -68,49 +63,35 @@ def preview_sum(
     check_terms(home, proposal)
     pinned = check_roster(home, proposal)
     _check_not_begun(folder, name)
-    rule = home.study.differential_privacy
-    # A floor would let one patient move a cell by as many as the floor asks for: noise protects small cells instead.
-    zero = home.study.sharing.small_cells == "zero" and not rule.enabled
-    policy = home.policy() if zero else None
     # What counts is imported here: an agent waits for months, and checks approvals without it.
-    from site_agent.sums.counting import Bound, count_standard  # noqa: PLC0415
-    from site_agent.sums.vectors import cells_vector, margins_vector, over_vocabulary  # noqa: PLC0415
+    from site_agent.sums.kinds import COUNTERS  # noqa: PLC0415
 
-    found = count_standard(
-        home,
-        machine or resources(home.config.machine),
-        floor=policy.min_pair_patients if policy else 0,
-        bound=Bound(frozenset(proposal.vocabulary), rule.codes_per_patient) if rule.enabled else None,
-        progress=progress,
+    found = COUNTERS[proposal.statistic](
+        home, folder, proposal, machine or resources(home.config.machine), progress
     )
     check_changed(home, folder, name, found.days)
-    progress("selecting the cells of the sum", 1.0)
-    counts = over_vocabulary(found.counts, found.codes, proposal.vocabulary, policy)
-    agreed = layout(proposal, home.study)
-    if agreed.pairs is None:
-        values = margins_vector(counts, private=rule.enabled)
-    else:
-        values = cells_vector(counts, agreed.pairs, private=rule.enabled)
     preview = SumPreview(
         site=home.config.site,
-        subject=agreed.subject,
+        subject=layout(proposal, home.study).subject,
         proposal=proposal.digest,
         vocabulary_digest=vocabulary_digest(proposal.vocabulary),
         codes=len(proposal.vocabulary),
         roster=pinned,
         minimum=proposal.minimum,
         data=found.data,
-        values=values_digest(values),
-        policy=policy,
-        nonzero=int((values != 0).sum()),
-        largest=int(values.max()),
-        noise=rule.enabled,
-        **_tallies(found, counts),
+        values=values_digest(found.values),
+        policy=found.policy,
+        nonzero=int((found.values != 0).sum()),
+        largest=int(found.values.max()),
+        noise=home.study.differential_privacy.enabled,
+        withheld_codes=found.withheld_codes,
+        withheld_pairs=found.withheld_pairs,
+        other_codes=found.other_codes,
     )
     with folder.locked():
         _check_not_begun(folder, name)
         # The vector first: a preview without its vector would be approved and then could not be sent.
-        folder.keep_vector(name, values)
+        folder.keep_vector(name, found.values)
         folder.keep_vector(name, found.days.view("int64"), "days")
         folder.keep(name, preview)
         Ledger(home.folder / "ledger.jsonl").append("sum-prepared", sum=name, preview=preview.digest)
@@ -126,19 +107,11 @@ def _check_not_begun(folder: SumFolder, name: str) -> None:
         )
 
 
-def _tallies(found: StandardCounts, counts: VocabularyCounts) -> dict[str, int]:
-    return {
-        "withheld_codes": counts.withheld_codes,
-        "withheld_pairs": counts.withheld_pairs + found.counts.withheld_cells,
-        "other_codes": counts.other_codes,
-    }
-
-
 def check_terms(home: Home, proposal: SumProposal) -> None:
     """Return only if this site may take part in such a sum at all.
 
     Raises:
-        GateError: the study does not sum, too few sites would do, or a code is of another system.
+        GateError: the study does not sum this, too few sites would do, or a code is of another system.
     """
     check_summing(home)
     study, reasons = home.study, []
@@ -147,6 +120,7 @@ def check_terms(home: Home, proposal: SumProposal) -> None:
         reasons.append("it is of another study")
     if proposal.minimum < floor:
         reasons.append(f"it would go on with {proposal.minimum} sites, and {floor} are needed")
+    reasons += KINDS[proposal.statistic].unfit(study)
     if strangers := [c for c in proposal.vocabulary if not c.startswith(f"{study.standard}:")]:
         reasons.append(f"{strangers[0]} is no code of the standard system {study.standard}")
     if reasons:

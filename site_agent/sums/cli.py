@@ -8,6 +8,7 @@ import typer
 
 from protocol.console import out, print_json, progress, table
 from protocol.errors import FederationError, UsageError
+from protocol.sums import KINDS
 from site_agent.budget import BudgetLedger
 from site_agent.cli_options import (
     HERE,
@@ -239,10 +240,7 @@ def sums_budget(home: HomeOption = HERE, json: JsonOption = False) -> None:
 
 def _show(site: Home, name: str, preview: SumPreview) -> None:
     proposal = SumFolder(site.folder / "sums").proposal(name)
-    what = {
-        "margins": "patients and co-occurrences of each code",
-        "cells": "co-occurrences of agreed pairs of codes",
-    }[proposal.statistic]
+    kind = KINDS[proposal.statistic]
     floors = (
         f"enter as zero: codes below {preview.policy.min_code_patients} patients, "
         f"pairs below {preview.policy.min_pair_patients}"
@@ -250,11 +248,12 @@ def _show(site: Home, name: str, preview: SumPreview) -> None:
         else "enter as they are (the study says so)"
     )
     facts: list[list[Any]] = [
-        ["sum, statistic", f"{name}: {what}"],
+        ["sum, statistic", f"{name}: {kind.what}"],
         [
             "who learns what",
             "the coordinator: the total of all sites; all sites but this one together: this one's",
         ],
+        ["what the total reveals", kind.reveals or "itself only"],
         ["sites", f"{', '.join(sorted(proposal.roster.keys))}; at least {preview.minimum} of them"],
         ["codes of the vocabulary", f"{preview.codes:,}"],
         ["cells, of which not zero here", f"{preview.subject.cells:,}, {preview.nonzero:,}"],

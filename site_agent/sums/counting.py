@@ -79,15 +79,6 @@ class StandardCounts:
     codes: tuple[str, ...]
     days: UInt64s
 
-    @property
-    def data(self) -> str:
-        """SHA-256 by which the memory of sums knows these data; that of the same patients' days.
-
-        Coding has no part in it: two sums between which one site alone has changed its anchors would
-        show what that site has under them.
-        """
-        return hashlib.sha256(b"smile/sum/days" + self.days.astype("<u8").tobytes()).hexdigest()
-
 
 def count_standard(
     home: Home, machine: Resources, *, floor: int, bound: Bound | None = None, progress: Progress = silent

@@ -20,8 +20,9 @@ from flwr.app import Context, Message, RecordDict
 
 from coordinator.flower import post, server_app
 from coordinator.flower.desk import RoundDesk
+from coordinator.sums.asking import Asked, margins_of, read_codes
 from coordinator.sums.drive import restart, run_sum
-from coordinator.sums.opening import Asked, margins_of, open_sum, read_codes
+from coordinator.sums.opening import open_sum
 from coordinator.sums.outcome import read_outcome
 from coordinator.sums.record import SumRecord, SumStore
 from protocol.errors import FederationError, GateError, RoundError, UsageError
