@@ -13,12 +13,15 @@ Derivations and what each sum reveals: docs/explanation/knowledge-graph.md.
 
 from __future__ import annotations
 
+import base64
+import zlib
 from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from protocol.canonical import digest
+from protocol.errors import DataError, ProtocolError
 from protocol.messages import HexDigest, Message
 from protocol.pair_index import PairIndex, index_pairs
 from protocol.secure_sum.state import need
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
     from protocol.inference import Smoothing
     from protocol.secure_sum.fixed import Int64Vector
     from protocol.sums.proposal import SumProposal
+
+
+MAX_BASIS = 240 << 20
+"""Characters of the pooled halves beside a proposal: some ten million tested pairs."""
 
 
 class PooledHalves(Message):
@@ -80,6 +87,39 @@ def pooled_smoother(values: Int64Vector, pairs: PairIndex, study: StudySpec) -> 
     return smooth(HalfCounts.of(values), pairs, minimum=study.graph.minimum_expected)
 
 
+def pack_basis(data: bytes) -> str:
+    """The file of an earlier sum's values, as text beside a proposal.
+
+    Raises:
+        DataError: it would be too large to be sent.
+    """
+    text = base64.b64encode(zlib.compress(data, 1)).decode()
+    if len(text) > MAX_BASIS:
+        raise DataError(
+            f"The pooled halves take {len(text) >> 20} MiB, and {MAX_BASIS >> 20} MiB can be sent",
+            why="each site derives the smoother from them",
+            do="Raise graph.minimum_expected in the study, or test fewer codes",
+        )
+    return text
+
+
+def unpack_basis(text: str, pairs: int) -> bytes:
+    """The bytes behind `pack_basis`, of a sum over so many tested pairs; nothing in them is checked yet.
+
+    Raises:
+        ProtocolError: they are damaged, or more than such a sum has.
+    """
+    most = pairs * (5 * 8 + 2 * 4) + (1 << 16)
+    try:
+        stream = zlib.decompressobj()
+        data = stream.decompress(base64.b64decode(text, validate=True), most)
+    except (ValueError, zlib.error):
+        data = b""
+    if not data or not stream.eof:
+        raise ProtocolError("The pooled halves beside the proposal are damaged")
+    return data
+
+
 def _unfit(study: StudySpec) -> tuple[str, ...]:
     reasons = []
     if study.differential_privacy.enabled:
@@ -122,6 +162,7 @@ GRAPH_MARGINS = Kind(
     given=frozenset(),
     shape=_of_margins,
     unfit=_unfit,
+    pair_floor=False,
     reveals="beside a sum of cells: what all pairs below the floors together give a code",
 )
 ALONE = Kind(

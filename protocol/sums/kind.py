@@ -48,6 +48,7 @@ class Kind:
         shape: of a proposal under a study; raises DataError where what is given allows no such sum.
         unfit: why a study cannot have it summed, in clauses; none if it can.
         check: raises ValueError where the fields given do not fit together.
+        pair_floor: whether pairs of too few patients enter as zero; where not, only codes do.
         reveals: to those who learn the total, beyond the total; for people, empty for nothing.
     """
 
@@ -56,4 +57,5 @@ class Kind:
     shape: Callable[[SumProposal, StudySpec], Shape]
     unfit: Callable[[StudySpec], tuple[str, ...]] = lambda study: ()
     check: Callable[[SumProposal], None] = lambda proposal: None
+    pair_floor: bool = True
     reveals: str = ""

@@ -54,7 +54,7 @@ class StepMaterial(Message):
     received: ReceivedList | None = Field(None, description="received")
     result: str = Field("", description="close: the signed `PooledSum`.")
     basis: str = Field(
-        "", description="offer: the values of the earlier sum that the proposal follows from; see `basis`."
+        "", description="offer: the file of an earlier sum's values, which the proposal follows from."
     )
 
 

@@ -20,7 +20,7 @@ from site_agent.counting import count_staged
 from site_agent.prepare import site_anchors
 from site_agent.released import site_salt
 from site_agent.resources import Resources
-from site_agent.sources import Progress, silent
+from site_agent.sources import EventSource, Progress, silent
 from site_agent.sources.opening import open_source
 from site_agent.sources.rollup import rollup_of
 from site_agent.staging import Staged, stage
@@ -96,10 +96,8 @@ def count_standard(
         DataError: the data cannot be used.
         UsageError: another command counts, or Spark is to bound contributions.
     """
-    data, study, salt = home.config.data, home.study, site_salt(home.folder)
-    source = open_source(home)
-    rollup = rollup_of(data, source, home.path(data.rollup.file) if data.rollup.file else None)
-    data, targets = with_anchors(data, rollup, site_anchors(home))
+    study, salt = home.study, site_salt(home.folder)
+    source, data, targets = _standard_source(home)
     with work_lock(home):
         if data.database.startswith("spark:"):
             if bound is not None:
@@ -123,19 +121,7 @@ def count_standard(
             )
             days = found.patients.days if found.patients else np.empty(0, np.uint64)
             return StandardCounts(found.counts, found.codes, days)
-        staged = stage(
-            source,
-            data,
-            home.work / "events",
-            memory=machine.memory // 4,
-            rollup=targets,
-            progress=progress,
-            today=data.latest_date,
-        )
-        keys, most = Keys.make(staged.codes, salt), study.counting.max_events_per_patient
-        patients = gathered(
-            patient_fingerprints(*staged.partition(i), keys, most) for i in range(staged.partitions)
-        )
+        staged, days = _stage(home, source, data, targets, machine, progress)
         runs = count_staged(
             _bounded(staged, bound) if bound else staged,
             study.counting,
@@ -145,10 +131,50 @@ def count_standard(
             progress=progress,
         )
         counts = runs.total(floor=floor, memory=machine.memory // 2, threads=machine.threads)
-        result = StandardCounts(counts, staged.codes, patients.days)
+        result = StandardCounts(counts, staged.codes, days)
         runs.remove()
         staged.remove()
     return result
+
+
+def stage_standard(home: Home, machine: Resources, progress: Progress = silent) -> tuple[Staged, UInt64s]:
+    """A site's events on the disk with its anchors applied, and its patients' days as `StandardCounts` has them.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    return _stage(home, *_standard_source(home), machine, progress)
+
+
+def _standard_source(home: Home) -> tuple[EventSource, Data, dict[str, tuple[str, ...]] | None]:
+    data, source = home.config.data, open_source(home)
+    rollup = rollup_of(data, source, home.path(data.rollup.file) if data.rollup.file else None)
+    return source, *with_anchors(data, rollup, site_anchors(home))
+
+
+def _stage(
+    home: Home,
+    source: EventSource,
+    data: Data,
+    targets: dict[str, tuple[str, ...]] | None,
+    machine: Resources,
+    progress: Progress,
+) -> tuple[Staged, UInt64s]:
+    staged = stage(
+        source,
+        data,
+        home.work / "events",
+        memory=machine.memory // 4,
+        rollup=targets,
+        progress=progress,
+        today=data.latest_date,
+    )
+    keys = Keys.make(staged.codes, site_salt(home.folder))
+    most = home.study.counting.max_events_per_patient
+    patients = gathered(
+        patient_fingerprints(*staged.partition(i), keys, most) for i in range(staged.partitions)
+    )
+    return staged, patients.days
 
 
 def with_anchors(
