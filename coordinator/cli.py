@@ -10,6 +10,7 @@ import typer
 
 from coordinator import (
     cli_backup,
+    cli_cohort,
     cli_knowledge,
     cli_research,
     cli_review,
@@ -46,6 +47,7 @@ cli_versions.add_to(app)
 cli_search.add_to(app)
 cli_round.add_to(app)
 cli_backup.add_to(app)
+app.add_typer(cli_cohort.app, name="cohort")
 app.add_typer(cli_knowledge.app, name="knowledge")
 app.add_typer(cli_review.app, name="review")
 app.add_typer(cli_study.app, name="study")

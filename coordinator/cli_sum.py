@@ -10,7 +10,7 @@ import typer
 
 from coordinator.config import Home
 from coordinator.store import Store
-from coordinator.sums.asking import asked_for
+from coordinator.sums.asking import Asked, asked_for
 from coordinator.sums.drive import restart, run_sum
 from coordinator.sums.opening import open_sum
 from coordinator.sums.outcome import outcome_folder, signed_outcome
@@ -30,6 +30,25 @@ NameArgument = Annotated[str, typer.Argument(help="The sum's name.")]
 HERE = Path()
 
 
+def open_for_members(hub: Home, name: str, asked: Asked, days: int) -> SumRecord:
+    """Open a sum with all sites that take part, each registered as a node of Flower.
+
+    Raises:
+        FederationError: as `open_sum`, or Flower does not run.
+    """
+    from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
+
+    store, services = Store(hub.database_url), Services.attach(hub.flower)
+    nodes = {}
+    for site in store.members():
+        path = hub.flower / "nodes" / f"{site.name}.pub"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(site.node_key + "\n")
+        nodes[site.name] = services.register(site.name, path)
+    enrolled = {s.name: s.public_keys for s in store.members()}
+    return open_sum(hub, name, asked, enrolled=enrolled, nodes=nodes, days=days)
+
+
 @sum_app.command("open", epilog="Example: coordinator sum open margins-1 --codes codes.csv --home hub")
 def sum_open(
     name: Annotated[str, typer.Argument(help="A new name: 1 to 24 of a-z, 0-9 and -.")],
@@ -43,25 +62,16 @@ def sum_open(
     json: JsonOption = False,
 ) -> None:
     """Fix what is summed: the vocabulary, the roster of sites and keys, and the pairs of codes."""
-    from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
-
     hub = Home(home)
     asked = asked_for(hub, statistic, codes=str(codes or ""), margins=margins)
-    store, services = Store(hub.database_url), Services.attach(hub.flower)
-    nodes = {}
-    for site in store.members():
-        path = hub.flower / "nodes" / f"{site.name}.pub"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(site.node_key + "\n")
-        nodes[site.name] = services.register(site.name, path)
-    record = open_sum(
-        hub, name, asked, enrolled={s.name: s.public_keys for s in store.members()}, nodes=nodes, days=days
-    )
+    record = open_for_members(hub, name, asked, days)
     if json:
         print_json(_facts(hub, record))
         return
     roster = record.proposal.roster
-    out.print(f"Sum {name} of {statistic} is open: {len(asked.vocabulary):,} codes, {len(nodes)} sites.")
+    out.print(
+        f"Sum {name} of {statistic} is open: {len(asked.vocabulary):,} codes, {len(record.nodes)} sites."
+    )
     out.print(f"The roster of sites and keys has fingerprint [bold]{roster.fingerprint}[/]:")
     out.print("the sites compare it with one another by telephone, not with you alone, and trust it once.")
     out.print(f"Next: coordinator sum run {name} --home {home}")

@@ -12,6 +12,7 @@ import typer
 from protocol.console import out, print_json, progress, shown, table
 from protocol.errors import UsageError
 from protocol.files import write_atomic
+from site_agent import cli_questions
 from site_agent.cli_options import HERE, HomeOption, JsonOption, MemoryOption, ThreadsOption
 from site_agent.config import Home
 
@@ -19,8 +20,11 @@ if TYPE_CHECKING:
     from site_agent.cohort import Cohort, CohortStore, Description, Filters
 
 app = typer.Typer(
-    no_args_is_help=True, help="Patients that resemble each other, for this site alone: nothing leaves."
+    no_args_is_help=True,
+    help="Patients that resemble each other. Nothing leaves, but for approved answers to questions of how many.",
 )
+
+app.add_typer(cli_questions.app, name="questions")
 
 PatientOption = Annotated[str, typer.Option("--patient", help="Patients like this one.")]
 CodesOption = Annotated[

@@ -180,6 +180,17 @@ class CohortData(_Section):
         description="CSV or Parquet file with the column patient and any of birth, sex, death, dates as YYYY-MM-DD; never "
         "leaves the site. Relative to the home folder.",
     )
+    sexes: dict[str, Literal["female", "male"]] = Field(
+        {},
+        description='What the table\'s values of sex mean to a question of the consortium, as in { "2" = "female" }; f, female, '
+        "m, male and OMOP's 8532 and 8507 are known.",
+    )
+    questions: int = Field(
+        12,
+        ge=0,
+        description="So many questions of the consortium are answered within `question_days`; 0: none ever.",
+    )
+    question_days: int = Field(30, ge=1, le=3650, description="Days that `questions` is about.")
 
 
 class Network(_Section):

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from coordinator.config import Home
 from coordinator.sums.outcome import read_outcome
+from protocol.cohort import CohortQuestion
 from protocol.errors import StudyError, UsageError
 from protocol.secure_sum.fixed import Int64Vector
 from protocol.study import StudySpec
@@ -26,12 +27,14 @@ class Asked:
         vocabulary: sorted standard codes.
         margins: the pooled margins, for cells.
         graph: what tests of association follow from.
+        cohort: whose patients are counted.
     """
 
     statistic: Statistic
     vocabulary: tuple[str, ...]
     margins: PooledMargins | None = None
     graph: GraphBasis | None = None
+    cohort: CohortQuestion | None = None
 
 
 def read_codes(path: Path, study: StudySpec) -> tuple[str, ...]:
@@ -121,7 +124,9 @@ def asked_for(home: Home, statistic: Statistic, **options: str) -> Asked:
     Raises:
         UsageError: another option is given than the one that the statistic needs, or it cannot be used.
     """
-    given = GIVEN[statistic]
+    given = GIVEN.get(statistic)
+    if given is None:
+        raise UsageError(f"A sum of {statistic} is not opened like this", do="Run coordinator cohort ask")
     if [name for name, value in options.items() if value] != [given.option]:
         raise UsageError(f"A sum of {statistic} needs --{given.option}, and no other source")
     return given.asked(home, options[given.option])

@@ -70,6 +70,7 @@ def open_sum(
             vocabulary=asked.vocabulary,
             margins=asked.margins,
             graph=asked.graph,
+            cohort=asked.cohort,
             minimum=needed,
             roster=Roster(study_digest=study.digest, keys=dict(enrolled)),
             expires=datetime.now(UTC).replace(microsecond=0) + timedelta(days=days),

@@ -6,6 +6,7 @@ its cells mean is in a module of its family:
 
     counts   margins and cells: co-occurrences of codes
     graph    tests of association of codes
+    cohort   how many patients a question is about
 
 `kinds` has the list of all statistics, `proposal` what the coordinator asks for and the `layout` that every party derives
 from it anew, `messages` the steps of a sum, `answers` the sites' answers as files.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+from protocol.sums.cohort import COHORT
 from protocol.sums.counts import CELLS, MARGINS
 from protocol.sums.graph import ALONE, BLOCKS, GRAPH_MARGINS, HALVES
 from protocol.sums.kind import Kind
 
-Statistic = Literal["margins", "cells", "graph-margins", "graph-alone", "graph-halves", "graph-blocks"]
+Statistic = Literal["margins", "cells", "graph-margins", "graph-alone", "graph-halves", "graph-blocks", "cohort"]
 
 KINDS: Final[dict[Statistic, Kind]] = {
     "margins": MARGINS,
@@ -17,4 +18,5 @@ KINDS: Final[dict[Statistic, Kind]] = {
     "graph-alone": ALONE,
     "graph-halves": HALVES,
     "graph-blocks": BLOCKS,
+    "cohort": COHORT,
 }

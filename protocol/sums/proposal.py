@@ -8,6 +8,7 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from protocol.canonical import digest
+from protocol.cohort import CohortQuestion
 from protocol.keys import PublicKeys
 from protocol.messages import Curie, HexDigest, Message
 from protocol.sections import Identifier
@@ -20,7 +21,7 @@ from protocol.sums.kinds import KINDS, Statistic
 
 SumName = Annotated[str, StringConstraints(pattern="^[a-z0-9-]{1,24}$")]
 MAX_CODES = 100_000
-BASES = ("margins", "graph")
+BASES = ("margins", "graph", "cohort")
 """Fields of a proposal that hold what a statistic may follow from."""
 
 
@@ -68,6 +69,7 @@ class SumProposal(Message):
     vocabulary: tuple[Curie, ...] = Field(min_length=1, max_length=MAX_CODES)
     margins: PooledMargins | None = Field(None, description="Of the same vocabulary; for cells only.")
     graph: GraphBasis | None = Field(None, description="Of the same vocabulary; for tests of association.")
+    cohort: CohortQuestion | None = Field(None, description="Whose patients are counted; for cohort.")
     minimum: int = Field(ge=MIN_SITES, le=500, description="Fewest sites in the sum.")
     roster: Roster
     expires: AwareDatetime

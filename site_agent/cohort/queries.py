@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -11,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from protocol.codeindex import CodeIndex
+from protocol.cohort import Profile
 from protocol.errors import UsageError
 from protocol.published import verify_folder
 from protocol.textindex import TextIndex
@@ -29,19 +28,6 @@ Vector = npt.NDArray[np.float32]
 
 TEXT_CODES, TEXT_SHARE = 20, 0.5
 """A text stands for up to 20 codes, those that it finds at least half as well as the best."""
-
-
-class Profile(BaseModel):
-    """Codes with weights, to look for patients with; it holds no patient's data and may be written by hand.
-
-    Attributes:
-        name: what it describes.
-        codes: CURIE -> weight; negative ones push patients away.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    name: str = Field("", max_length=200)
-    codes: dict[str, float] = Field(min_length=1, max_length=10_000)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,14 +109,7 @@ class Asking:
         Raises:
             UsageError: it cannot be read, or a code is not in the release.
         """
-        try:
-            found = Profile.model_validate(json.loads(path.read_bytes()))
-        except (OSError, ValueError, ValidationError) as error:
-            raise UsageError(
-                f"The profile {path} cannot be read",
-                why=str(error).splitlines()[0][:200],
-                do='Write JSON such as {"name": "heart failure", "codes": {"ICD10CM:I50.9": 1}}',
-            ) from None
+        found = Profile.read(path)
         weights = {self._index.codes[self._index.row(code)]: weight for code, weight in found.codes.items()}
         return self._weighted(weights, f"the profile {(found.name or path.name)[:80]!r}")
 

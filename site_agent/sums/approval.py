@@ -62,10 +62,15 @@ def preview_sum(
     proposal = folder.proposal(name)
     check_terms(home, proposal)
     pinned = check_roster(home, proposal)
-    _check_not_begun(folder, name)
+    check_not_begun(folder, name)
     # What counts is imported here: an agent waits for months, and checks approvals without it.
     from site_agent.sums.kinds import COUNTERS  # noqa: PLC0415
 
+    if proposal.statistic not in COUNTERS:
+        raise UsageError(
+            f"The sum {name} asks how many patients a cohort has",
+            do=f"Run site-agent cohort questions preview {name}",
+        )
     found = COUNTERS[proposal.statistic](
         home, folder, proposal, machine or resources(home.config.machine), progress
     )
@@ -89,7 +94,7 @@ def preview_sum(
         other_codes=found.other_codes,
     )
     with folder.locked():
-        _check_not_begun(folder, name)
+        check_not_begun(folder, name)
         # The vector first: a preview without its vector would be approved and then could not be sent.
         folder.keep_vector(name, found.values)
         folder.keep_vector(name, found.days.view("int64"), "days")
@@ -98,7 +103,12 @@ def preview_sum(
     return preview
 
 
-def _check_not_begun(folder: SumFolder, name: str) -> None:
+def check_not_begun(folder: SumFolder, name: str) -> None:
+    """Return only if the site has offered nothing for this sum yet.
+
+    Raises:
+        UsageError: it has.
+    """
     if folder.offer(name) is not None or folder.pooled(name) is not None:
         raise UsageError(
             f"The sum {name} has begun with counts that were approved",
@@ -186,8 +196,10 @@ def approve_sum(home: Home, name: str, digest_: str, by: str, passphrase: Passph
     Raises:
         UsageError: another preview than the one at hand, or no such signer.
         KeyFileError: a wrong passphrase.
+        GateError: it answers a question, and is not what may be said now.
     """
-    preview = SumFolder(home.folder / "sums").preview(name)
+    folder = SumFolder(home.folder / "sums")
+    preview = folder.preview(name)
     if preview is None or len(digest_) < 16 or not preview.digest.startswith(digest_):
         raise UsageError(
             f"The counts under review are {preview.digest[:16] if preview else 'none'}, not {digest_ or 'none'}",
@@ -196,13 +208,19 @@ def approve_sum(home: Home, name: str, digest_: str, by: str, passphrase: Passph
     ledger = Ledger(home.folder / "ledger.jsonl")
     keys = Signers(home.folder / "signers", ledger).unlock(by, passphrase)
     approval = SumApproval(preview=preview.digest, by=by, at=datetime.now(UTC))
-    ledger.append(
-        "sum-approved",
-        by=by,
-        sum=name,
-        preview=preview.digest,
-        approval=sign_message(approval, keys).decode(),
-    )
+    with folder.locked():
+        if preview.answer is not None:
+            # SciPy is behind it, without which the agent waits.
+            from site_agent.sums.questions import check_still  # noqa: PLC0415
+
+            check_still(home, folder, ledger.verify(), name, preview)
+        ledger.append(
+            "sum-approved",
+            by=by,
+            sum=name,
+            preview=preview.digest,
+            approval=sign_message(approval, keys).decode(),
+        )
     return approved_by(ledger.verify(), preview.digest)
 
 

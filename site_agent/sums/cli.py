@@ -19,6 +19,7 @@ from site_agent.cli_options import (
     ThreadsOption,
     passphrase,
 )
+from site_agent.cli_questions import show_question
 from site_agent.config import Home
 from site_agent.ledger import Ledger
 from site_agent.resources import resources
@@ -239,6 +240,9 @@ def sums_budget(home: HomeOption = HERE, json: JsonOption = False) -> None:
 
 
 def _show(site: Home, name: str, preview: SumPreview) -> None:
+    if preview.answer is not None:
+        show_question(site, name, preview)
+        return
     proposal = SumFolder(site.folder / "sums").proposal(name)
     kind = KINDS[proposal.statistic]
     floors = (

@@ -6,6 +6,7 @@ sums/NAME/proposal.json      what the coordinator asked for
 sums/NAME/preview.json       what a person is shown and approves
 sums/NAME/offer.json         the secret nonce of the commitment; from here on the vector stays as it is
 sums/NAME/vector.safetensors the site's own counts, and `noised.safetensors` where noise was added
+sums/NAME/days.safetensors   salted fingerprints of patients, `cohort.safetensors` of those counted in a cohort; they stay
 sums/NAME/material.json      of the step at hand
 sums/NAME/pooled.json        the signed outcome; then states, vectors and nonce are gone
 """
@@ -40,6 +41,18 @@ class SumMemory(Message):
     states: dict[HexDigest, SiteSum] = Field(default={}, repr=False)
 
 
+class CohortAnswer(Message):
+    """What would be said of a cohort; it stays at the site, but for `answer`, masked."""
+
+    meaning: HexDigest = Field(description="Of the question, without its title.")
+    patients: int = Field(description="How many there are.")
+    everyone: int = Field(description="Patients of the build.")
+    answer: int = Field(description="Rounded; 0 below the floor.")
+    floor: int
+    step: int
+    sticks_to: str = Field("", description="The earlier question whose answer this is, if it is one's.")
+
+
 class SumPreview(Message):
     """What would enter a sum; its digest is what a person approves."""
 
@@ -61,6 +74,7 @@ class SumPreview(Message):
     withheld_pairs: int
     other_codes: int = Field(description="Codes of this site that the vocabulary does not have.")
     noise: bool = Field(description="Whether noise is added before masking.")
+    answer: CohortAnswer | None = Field(None, description="Where a cohort is counted.")
 
 
 class Offer(Message):
