@@ -259,6 +259,10 @@ class Agent:
         if call.expires <= datetime.now(UTC):
             self.exchange.drop_call(data)
             return [f"The call of round {call.round} has expired"]
+        if before is not None and before.state == "delivered":
+            # Nothing is left to do for it, and the folder holds few calls.
+            self.exchange.drop_call(data)
+            return []
         mark = self._mark(data)
         if before is not None and (self._answered(call, before) or self._waiting.get(call.round) == mark):
             return []
@@ -302,8 +306,6 @@ class Agent:
 
     def _answered(self, call: RoundCall, before: SiteStatus) -> bool:
         """Whether nothing is left to do for this call."""
-        if before.state == "delivered":
-            return True
         sealed = load_state(self.home.folder).sealed.get(call.round)
         if before.state != "sealed" or sealed is None or sealed.recipient != call.recipient.digest:
             return False

@@ -26,6 +26,7 @@ from site_agent.agent import Agent
 from site_agent.codelist import apply_result
 from site_agent.config import Home
 from site_agent.enrolment import init_home, write_enrolment
+from site_agent.exchange import MAX_CALLS
 from site_agent.signers import standing
 from site_agent.state import load_state
 from tests.synthetic import keys
@@ -109,7 +110,9 @@ class Bench:
     def status(self, name: str = "r1") -> Any:
         return self.agent.exchange.status(name)
 
-    def deliver(self, version: int = 1, *, site: str = "north", signer: PrivateKeys = HUB) -> None:
+    def deliver(
+        self, version: int = 1, *, site: str = "north", signer: PrivateKeys = HUB, name: str = "r1"
+    ) -> None:
         """What a coordinator would publish, sealed to the site and put where Flower puts it."""
         release = self.folder / f"release-{version}"
         release.mkdir(exist_ok=True)
@@ -133,7 +136,7 @@ class Bench:
         manifest = PublishedManifest(
             study={},
             study_digest=self.study.digest,
-            round="r1",
+            round=name,
             version=version,
             created=datetime(2026, 1, 1, tzinfo=UTC),
             software="test",
@@ -149,7 +152,7 @@ class Bench:
             suite=to.suite,
             consortium="unit",
             study_digest=self.study.digest,
-            round="r1",
+            round=name,
             site=site,
             recipient_key=to.digest,
             signer_key=signer.public().digest,
@@ -312,6 +315,20 @@ def test_stale_foreign_and_forged_results_are_quarantined(bench: Bench) -> None:
     assert load_state(bench.agent.home.folder).result_version == 2
     assert len(list((bench.agent.home.folder / "quarantine").iterdir())) == 3
     assert [p.name for p in (bench.agent.home.folder / "results").iterdir()] == ["v2"]
+
+
+def test_rounds_that_are_over_make_room_for_others(bench: Bench) -> None:
+    bench.approve()
+    for i in range(1, MAX_CALLS + 3):
+        bench.call(name=f"r{i}")
+        bench.agent.step()
+        assert bench.status(f"r{i}").state == "sealed"
+        bench.deliver(i, name=f"r{i}")
+        bench.agent.step()
+        bench.call(name=f"r{i}")  # the coordinator's last look
+        assert bench.agent.step() == []
+        assert bench.status(f"r{i}").state == "delivered"
+    assert bench.agent.exchange.calls() == []
 
 
 def test_the_same_result_again_is_acknowledged_again(bench: Bench) -> None:
