@@ -256,13 +256,11 @@ class Agent:
             self.exchange.drop_call(data)
             return [f"Ignored a call that the coordinator did not sign: {error}"]
         before = self.exchange.status(call.round)
-        if call.expires <= datetime.now(UTC):
-            self.exchange.drop_call(data)
-            return [f"The call of round {call.round} has expired"]
-        if before is not None and before.state == "delivered":
+        delivered = before is not None and before.state == "delivered"
+        if delivered or call.expires <= datetime.now(UTC):
             # Nothing is left to do for it, and the folder holds few calls.
             self.exchange.drop_call(data)
-            return []
+            return [] if delivered else [f"The call of round {call.round} has expired"]
         mark = self._mark(data)
         if before is not None and (self._answered(call, before) or self._waiting.get(call.round) == mark):
             return []
