@@ -87,6 +87,60 @@ def test_a_header_cannot_ask_for_memory() -> None:
             decode_arrays(data)
 
 
+def framed(header: object, values: bytes) -> bytes:
+    told = json.dumps(header).encode()
+    return struct.pack("<Q", len(told)) + told + values
+
+
+def entry(dtype: str, shape: object, *offsets: object) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": list(offsets)}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 4, 12)},  # overlap
+        {"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)},  # a hole
+        {"a": entry("F32", [2], 0, 8)},  # bytes that belong to nothing
+        {"a": entry("F32", [4], 0, 16)},  # beyond the end
+        {"a": entry("F32", [3], 0, 8)},  # another size
+        {"a": entry("F32", [-3], 0, 12)},
+        {"a": entry("F32", [True], 0, 12)},
+        {"a": entry("F32", [3.0], 0, 12)},
+        {"a": entry("F32", "3", 0, 12)},
+        {"a": entry("F32", [3], 12, 0)},
+        {"a": entry("F32", [3], 0)},
+        {"a": entry("F32", [3], 0, 12, 12)},
+        {"a": entry("F32", [1 << 70], 0, 12)},
+        {"a": entry("F32", [1] * 9 + [3], 0, 12)},
+        {"a": entry("F32", [3], 0, 12), "b": entry("F32", [0, 1 << 47, 1 << 47, 1 << 47], 12, 12)},
+        {"a": {"dtype": "F32"}},
+        {"a": 3},
+    ],
+)
+def test_arrays_lie_in_the_bytes_at_hand_without_overlap_or_hole(header: object) -> None:
+    with pytest.raises(ProtocolError):
+        decode_arrays(framed(header, bytes(12)))
+
+
+def test_arrays_are_views_that_nobody_writes_to() -> None:
+    data = encode_arrays({"a": np.arange(5, dtype=np.float32), "b": np.arange(3)}, {})
+    arrays, _ = decode_arrays(data)
+    for array in arrays.values():
+        assert array.base is not None
+        assert not array.flags.writeable
+        assert np.shares_memory(array, np.frombuffer(data, np.uint8))
+
+
+def test_arrays_that_lie_askew_are_read() -> None:
+    header = {"a": entry("U8", [1], 0, 1), "b": entry("F64", [2], 1, 17)}
+    values = b"\x07" + np.array([1.5, -2.0]).tobytes()
+    arrays, _ = decode_arrays(framed(header, values))
+    assert arrays["a"].tolist() == [7]
+    assert arrays["b"].tolist() == [1.5, -2.0]
+    assert arrays["b"].flags.aligned
+
+
 def test_unknown_types_and_metadata_are_refused() -> None:
     good = encode_arrays({"x": np.zeros(2, np.float32)}, {})
     with pytest.raises(ProtocolError, match="not accepted"):
