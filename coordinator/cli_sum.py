@@ -29,6 +29,18 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for machine
 NameArgument = Annotated[str, typer.Argument(help="The sum's name.")]
 HERE = Path()
 
+_NEXT = {
+    "margins": ("sum open NAME --statistic cells --margins {name}",),
+    "graph-margins": (
+        "sum open NAME --statistic graph-alone --margins {name}",
+        "sum open NAME --statistic graph-halves --margins {name}",
+    ),
+    "graph-halves": ("sum open NAME --statistic graph-blocks --halves {name}",),
+    "graph-alone": ("graph build {name}",),
+    "graph-blocks": ("graph build ALONE {name}",),
+}
+"""What follows from each statistic, for people."""
+
 
 def open_for_members(hub: Home, name: str, asked: Asked, days: int) -> SumRecord:
     """Open a sum with all sites that take part, each registered as a node of Flower.
@@ -53,17 +65,26 @@ def open_for_members(hub: Home, name: str, asked: Asked, days: int) -> SumRecord
 def sum_open(
     name: Annotated[str, typer.Argument(help="A new name: 1 to 24 of a-z, 0-9 and -.")],
     home: HomeOption = HERE,
-    statistic: Annotated[Statistic, typer.Option(help="margins first, then cells.")] = "margins",
+    statistic: Annotated[
+        Statistic, typer.Option(help="margins first, then what follows from them.")
+    ] = "margins",
     codes: Annotated[
-        Path | None, typer.Option(help="margins: CSV with a column code, the standard codes to sum over.")
+        Path | None,
+        typer.Option(help="margins, graph-margins: CSV with a column code, the standard codes to sum over."),
     ] = None,
-    margins: Annotated[str, typer.Option(help="cells: the finished sum of margins.")] = "",
+    margins: Annotated[
+        str,
+        typer.Option(
+            help="cells: the finished sum of margins; graph-alone, graph-halves: that of graph-margins."
+        ),
+    ] = "",
+    halves: Annotated[str, typer.Option(help="graph-blocks: the finished sum of graph-halves.")] = "",
     days: Annotated[int, typer.Option(min=1, max=365, help="Days until the proposal expires.")] = 30,
     json: JsonOption = False,
 ) -> None:
     """Fix what is summed: the vocabulary, the roster of sites and keys, and the pairs of codes."""
     hub = Home(home)
-    asked = asked_for(hub, statistic, codes=str(codes or ""), margins=margins)
+    asked = asked_for(hub, statistic, codes=str(codes or ""), margins=margins, halves=halves)
     record = open_for_members(hub, name, asked, days)
     if json:
         print_json(_facts(hub, record))
@@ -127,8 +148,8 @@ def sum_run(
     out.print(f"Sum {name} holds the counts of {', '.join(result.sites)}: {outcome_folder(hub, name)}")
     for site in result.faulty:
         out.print(f"[yellow]warning:[/] {site} sent shares other than those dealt to it")
-    if result.statistic == "margins":
-        out.print(f"Next: coordinator sum open NAME --statistic cells --margins {name} --home {home}")
+    for line in _NEXT.get(result.statistic, ()):
+        out.print(f"Next: coordinator {line.format(name=name)} --home {home}", markup=False)
 
 
 @sum_app.command("restart", epilog="Example: coordinator sum restart margins-1 --without north --home hub")

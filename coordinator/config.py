@@ -75,6 +75,12 @@ class CoordinatorConfig(BaseModel):
         False,
         description="Whether published versions have a graph of related codes, graph/edges.parquet. It takes longer to publish.",
     )
+    graph_tests: str = Field(
+        "",
+        max_length=1000,
+        description="Table of `coordinator graph build` whose p- and q-values the graph of published versions has, "
+        "graph/related.parquet by default; seen from the home folder. Empty: the graph has none.",
+    )
     web: WebSettings = WebSettings()
 
     @property

@@ -21,7 +21,7 @@ from coordinator.estimate import Progress
 from coordinator.exports.sssom import write_sssom
 from coordinator.exports.tables import CLUSTERS, EVIDENCE, clusters_table, evidence_table
 from coordinator.flower.desk import RoundDesk
-from coordinator.graph.edges import Edges
+from coordinator.graph.edges import Edges, Significance
 from coordinator.graph.tables import EDGES, edges_table
 from coordinator.harmonize import Harmonized
 from coordinator.index import write_index
@@ -131,8 +131,12 @@ def _publish(home: Home, store: Store, edition: Edition, tell: Progress) -> Path
     if home.config.graph:
         from coordinator.graph.building import build_edges  # noqa: PLC0415 - its compiler takes a second to import
 
+        mappings = edition.harmonized.mappings
         graph = build_edges(
-            edition.harmonized.mappings, progress=lambda share: tell("relating codes", 0.4 + 0.4 * share)
+            mappings,
+            tested=_tested(home, mappings),
+            q_most=home.study.graph.fdr,
+            progress=lambda share: tell("relating codes", 0.4 + 0.4 * share),
         )
     tell("writing the release", 0.8)
     target = home.release_folder(edition.version)
@@ -161,6 +165,16 @@ def _publish(home: Home, store: Store, edition: Edition, tell: Progress) -> Path
     given = [r.manifest.site for r in edition.releases]
     store.record_published(edition.version, edition.round, manifests[CONSORTIUM].digest, given)
     return target
+
+
+def _tested(home: Home, mappings: MappingSet) -> Significance | None:
+    """What the tests of association say of the release's codes; None where the coordinator names no table."""
+    if not home.config.graph_tests:
+        return None
+    from coordinator.graph.tested import read_tests  # noqa: PLC0415 - only few coordinators have tests
+
+    codes = [row.code for row in mappings.rows]
+    return read_tests(home.folder / home.config.graph_tests, codes, home.study.digest)
 
 
 def visible(study: StudySpec, mappings: MappingSet, audience: str) -> npt.NDArray[np.bool_]:

@@ -15,6 +15,7 @@ def build_edges(
     mappings: MappingSet,
     *,
     tested: Significance | None = None,
+    q_most: float = 0.05,
     progress: Callable[[float], None] = lambda _share: None,
 ) -> Edges:
     """Related pairs of a fit's codes.
@@ -26,6 +27,7 @@ def build_edges(
         mappings: every code of the fit, with vectors; those that no audience may see are left out afterwards, by
             `Edges.among`, so that all audiences see one graph.
         tested: p- and q-values, rows being those of the mappings; none if None.
+        q_most: the largest q of a pair that is taken in although no regression selected it.
         progress: told the share done.
     """
     points = np.asarray(mappings.embedding, dtype=np.float64)
@@ -41,4 +43,4 @@ def build_edges(
 
     found = select_neighbours(points, family=family, progress=count)
     codes = [row.code for row in mappings.rows]
-    return merge_edges(codes, points, found.weights, family=family, tested=tested)
+    return merge_edges(codes, points, found.weights, family=family, tested=tested, q_most=q_most)

@@ -9,12 +9,26 @@ from pathlib import Path
 from typing import Final, Literal
 
 from coordinator.config import Home
-from coordinator.sums.outcome import read_outcome
+from coordinator.sums.outcome import outcome_folder, read_outcome
+from coordinator.sums.record import SumStore
 from protocol.cohort import CohortQuestion
-from protocol.errors import StudyError, UsageError
+from protocol.errors import ProtocolError, StudyError, UsageError
 from protocol.secure_sum.fixed import Int64Vector
+from protocol.secure_sum.state import need
 from protocol.study import StudySpec
-from protocol.sums import GraphBasis, PooledMargins, PooledSum, Statistic, read_margins
+from protocol.sums import (
+    COUNTS,
+    GraphBasis,
+    PooledHalves,
+    PooledMargins,
+    PooledSum,
+    Statistic,
+    SumProposal,
+    pack_basis,
+    pooled_smoother,
+    read_margins,
+    tested_pairs,
+)
 from protocol.vocabulary import curie
 
 
@@ -79,6 +93,52 @@ def margins_of(home: Home, name: str) -> Asked:
     return Asked("cells", vocabulary, read_margins(values))
 
 
+def pairs_of(home: Home, name: str, statistic: Statistic) -> Asked:
+    """What a sum over tested pairs follows from: a finished sum of graph-margins.
+
+    Raises:
+        RoundError: it is not finished.
+        UsageError: it is of another statistic.
+    """
+    _, values, vocabulary = finished(home, name, "graph-margins")
+    return Asked(statistic, vocabulary, graph=GraphBasis(rows=tuple(values.tolist())))
+
+
+def blocks_of(home: Home, name: str) -> Asked:
+    """What a sum of graph-blocks follows from: a finished sum of graph-halves, and the smoother that follows from it.
+
+    Raises:
+        RoundError: it is not finished.
+        UsageError: it is of another statistic.
+        FitError: no structure stands out of the noise.
+    """
+    result, values, vocabulary = finished(home, name, "graph-halves")
+    rows = need(proposal_of(home, result).graph).rows
+    smoothing = pooled_smoother(values, tested_pairs(rows, home.study), home.study)
+    halves = PooledHalves(name=name, result=result.digest, rank=len(smoothing.values))
+    return Asked("graph-blocks", vocabulary, graph=GraphBasis(rows=rows, halves=halves))
+
+
+def proposal_of(home: Home, result: PooledSum) -> SumProposal:
+    """What a finished sum was opened with.
+
+    Raises:
+        ProtocolError: the stored proposal was altered.
+    """
+    proposal = SumStore(home.folder / "sums" / result.name).load().proposal
+    if proposal.digest != result.proposal:
+        raise ProtocolError(
+            f"The proposal of sum {result.name} was altered", do="Restore it from your backup; do not use it"
+        )
+    return proposal
+
+
+def basis_of(home: Home, proposal: SumProposal) -> str:
+    """What goes to the sites beside a proposal: the pooled halves that it follows from; empty if there are none."""
+    halves = proposal.graph.halves if proposal.graph else None
+    return pack_basis((outcome_folder(home, halves.name) / COUNTS).read_bytes()) if halves else ""
+
+
 def finished(home: Home, name: str, statistic: Statistic) -> tuple[PooledSum, Int64Vector, tuple[str, ...]]:
     """A finished sum of one statistic, its values and its vocabulary.
 
@@ -104,7 +164,7 @@ class Given:
         asked: makes of it what is summed.
     """
 
-    option: Literal["codes", "margins"]
+    option: Literal["codes", "margins", "halves"]
     asked: Callable[[Home, str], Asked]
 
 
@@ -112,9 +172,17 @@ def _codes(statistic: Statistic) -> Given:
     return Given("codes", lambda home, path: Asked(statistic, read_codes(Path(path), home.study)))
 
 
+def _pairs(statistic: Statistic) -> Given:
+    return Given("margins", lambda home, name: pairs_of(home, name, statistic))
+
+
 GIVEN: Final[dict[Statistic, Given]] = {
     "margins": _codes("margins"),
     "cells": Given("margins", margins_of),
+    "graph-margins": _codes("graph-margins"),
+    "graph-alone": _pairs("graph-alone"),
+    "graph-halves": _pairs("graph-halves"),
+    "graph-blocks": Given("halves", blocks_of),
 }
 
 

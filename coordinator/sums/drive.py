@@ -13,6 +13,7 @@ from functools import cached_property
 
 from coordinator.config import Home
 from coordinator.flower.desk import RoundDesk, SiteProgress
+from coordinator.sums.asking import basis_of
 from coordinator.sums.outcome import signed_outcome, write_outcome
 from coordinator.sums.record import SumRecord, SumStore
 from protocol.errors import FederationError, ProtocolError, RoundError, UsageError
@@ -120,7 +121,8 @@ class _Run:
 
     def _offers(self) -> None:
         proposal = self.record.proposal
-        found = self._ask("offer", self.record.sites, StepMaterial(proposal=proposal), self._check_offer)
+        material = StepMaterial(proposal=proposal, basis=basis_of(self.home, proposal))
+        found = self._ask("offer", self.record.sites, material, self._check_offer)
         if missing := sorted(set(self.record.sites) - set(found)):
             raise RoundError(
                 f"{len(found)} of {len(self.record.sites)} sites take part in sum {self.store.name} so far",

@@ -6,6 +6,7 @@ a site can compute, from its events, is in `site_agent.inference`.
 
 from protocol.inference.additive import (
     BITS,
+    EXPECTED_BITS,
     SHRINK,
     VARIANCE_BITS,
     EntrySums,
@@ -20,6 +21,7 @@ from protocol.inference.testing import PairTests, entrywise, smooth, smoothed
 
 __all__ = [
     "BITS",
+    "EXPECTED_BITS",
     "SHRINK",
     "VARIANCE_BITS",
     "EntrySums",

@@ -26,7 +26,9 @@ from protocol.secure_sum.fixed import check_range, from_fixed, to_fixed
 SHRINK = 0.5
 """Added to counts before a logarithm, so that it exists for a count of zero (Haldane 1956; Anscombe 1956)."""
 BITS = 16
-"""Fractional bits of numbers that are not whole, in a sum of entries."""
+"""Fractional bits of sums over patients that are not whole."""
+EXPECTED_BITS = 24
+"""Fractional bits of expected counts: with them the smoothed test's z are those of unrounded sums to 1e-6."""
 VARIANCE_BITS = 32
 """Fractional bits of variances in whitened units, where that of one Poisson count is 1."""
 
@@ -128,7 +130,10 @@ class EntrySums(NamedTuple):
         Raises:
             DataError: a number is too large for it.
         """
-        real = [to_fixed(x, BITS, sites=sites) for x in (self.expected, self.cross, self.drift)]
+        real = [
+            to_fixed(x, bits, sites=sites)
+            for x, bits in ((self.expected, EXPECTED_BITS), (self.cross, BITS), (self.drift, BITS))
+        ]
         for whole in (self.counts, self.squares):
             check_range(whole, sites)
         return np.concatenate([self.counts, self.squares, *real])
@@ -136,8 +141,8 @@ class EntrySums(NamedTuple):
     @classmethod
     def of(cls, vector: Int64s) -> EntrySums:
         """The sums behind a sum of vectors."""
-        whole, real = vector.reshape(5, -1)[:2], from_fixed(vector.reshape(5, -1)[2:], BITS)
-        return cls(*whole, *real)
+        rows = vector.reshape(5, -1)
+        return cls(rows[0], rows[1], from_fixed(rows[2], EXPECTED_BITS), *from_fixed(rows[3:], BITS))
 
 
 # --- Two rounds: the smoothed statistic ------------------------------------------------------------------
@@ -161,13 +166,15 @@ class HalfCounts(NamedTuple):
             DataError: a number is too large for it.
         """
         check_range(self.counts.ravel(), sites)
-        return np.concatenate([self.counts.ravel(), to_fixed(self.expected, BITS, sites=sites).ravel()])
+        return np.concatenate(
+            [self.counts.ravel(), to_fixed(self.expected, EXPECTED_BITS, sites=sites).ravel()]
+        )
 
     @classmethod
     def of(cls, vector: Int64s) -> HalfCounts:
         """The counts behind a sum of vectors."""
         rows = vector.reshape(5, -1)
-        return cls(rows[:2], from_fixed(rows[2:], BITS))
+        return cls(rows[:2], from_fixed(rows[2:], EXPECTED_BITS))
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,14 @@ from it anew, `messages` the steps of a sum, `answers` the sites' answers as fil
 
 from protocol.sums.answers import Answer, read_answer, write_answer
 from protocol.sums.counts import PooledMargins, agreed_cells, read_margins
-from protocol.sums.graph import GraphBasis, PooledHalves, pooled_smoother, tested_pairs
+from protocol.sums.graph import (
+    GraphBasis,
+    PooledHalves,
+    pack_basis,
+    pooled_smoother,
+    tested_pairs,
+    unpack_basis,
+)
 from protocol.sums.kind import CellIndex, Kind, Shape
 from protocol.sums.kinds import KINDS, Statistic
 from protocol.sums.messages import (
@@ -64,12 +71,14 @@ __all__ = [
     "SumReceipt",
     "agreed_cells",
     "layout",
+    "pack_basis",
     "pooled_smoother",
     "read_answer",
     "read_margins",
     "roster_differences",
     "step_id",
     "tested_pairs",
+    "unpack_basis",
     "vocabulary_digest",
     "write_answer",
 ]

@@ -9,7 +9,9 @@ from protocol.sums.counts import CELLS, MARGINS
 from protocol.sums.graph import ALONE, BLOCKS, GRAPH_MARGINS, HALVES
 from protocol.sums.kind import Kind
 
-Statistic = Literal["margins", "cells", "graph-margins", "graph-alone", "graph-halves", "graph-blocks", "cohort"]
+Statistic = Literal[
+    "margins", "cells", "graph-margins", "graph-alone", "graph-halves", "graph-blocks", "cohort"
+]
 
 KINDS: Final[dict[Statistic, Kind]] = {
     "margins": MARGINS,

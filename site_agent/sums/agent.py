@@ -49,7 +49,7 @@ from site_agent.budget import BudgetLedger, bounding, noisy
 from site_agent.config import Home
 from site_agent.exchange import Exchange, SiteStatus
 from site_agent.ledger import Ledger
-from site_agent.sums import approval, roster
+from site_agent.sums import approval, basis, roster
 from site_agent.sums.folder import Offer, SumFolder, SumMemory, SumPreview
 
 Reply = tuple[bytes, Ring | None]
@@ -212,7 +212,9 @@ class SumAgent:
             raise
         preview = self.folder.preview(call.name)
         if preview is None or preview.proposal != proposal.digest:
-            raise _NotYet(f"Nothing is counted yet: run site-agent sums preview {call.name}")
+            basis.check(self.folder, proposal, self.home.config.site, material.basis)
+            command = "cohort questions" if proposal.cohort else "sums"
+            raise _NotYet(f"Nothing is counted yet: run site-agent {command} preview {call.name}")
         self._check(preview)
         offer = self.folder.offer(call.name)
         if offer is None:

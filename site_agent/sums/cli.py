@@ -245,12 +245,15 @@ def _show(site: Home, name: str, preview: SumPreview) -> None:
         return
     proposal = SumFolder(site.folder / "sums").proposal(name)
     kind = KINDS[proposal.statistic]
-    floors = (
-        f"enter as zero: codes below {preview.policy.min_code_patients} patients, "
-        f"pairs below {preview.policy.min_pair_patients}"
-        if preview.policy
-        else "enter as they are (the study says so)"
-    )
+    if preview.policy is None:
+        floors = "enter as they are (the study says so)"
+    elif kind.pair_floor:
+        floors = (
+            f"enter as zero: codes below {preview.policy.min_code_patients} patients, "
+            f"pairs below {preview.policy.min_pair_patients}"
+        )
+    else:
+        floors = f"codes below {preview.policy.min_code_patients} patients enter as zero; all pairs of the others count"
     facts: list[list[Any]] = [
         ["sum, statistic", f"{name}: {kind.what}"],
         [

@@ -7,6 +7,7 @@ sums/NAME/preview.json       what a person is shown and approves
 sums/NAME/offer.json         the secret nonce of the commitment; from here on the vector stays as it is
 sums/NAME/vector.safetensors the site's own counts, and `noised.safetensors` where noise was added
 sums/NAME/days.safetensors   salted fingerprints of patients, `cohort.safetensors` of those counted in a cohort; they stay
+sums/NAME/basis.safetensors  the values of the earlier sum that it follows from, if the site needs them
 sums/NAME/material.json      of the step at hand
 sums/NAME/pooled.json        the signed outcome; then states, vectors and nonce are gone
 """
@@ -143,6 +144,8 @@ class SumFolder:
     def keep(self, name: str, what: SumProposal | SumPreview | Offer) -> None:
         """Store a part of a sum."""
         part = {SumProposal: "proposal", SumPreview: "preview", Offer: "offer"}[type(what)]
+        if isinstance(what, SumProposal):
+            (self.root / name / "basis.safetensors").unlink(missing_ok=True)  # of another proposal
         write_atomic(self.root / name / f"{part}.json", what.model_dump_json())
 
     def keep_vector(self, name: str, values: Int64Vector, part: str = "vector") -> None:
@@ -188,13 +191,22 @@ class SumFolder:
         """Store what a step came with."""
         write_atomic(self.root / name / "material.json", data)
 
+    def basis(self, name: str) -> bytes | None:
+        """The file of the earlier sum's values that a proposal follows from, as it came with it."""
+        path = self.root / name / "basis.safetensors"
+        return path.read_bytes() if path.exists() else None
+
+    def keep_basis(self, name: str, data: bytes) -> None:
+        """Store it, once it was checked."""
+        write_atomic(self.root / name / "basis.safetensors", data)
+
     def close(self, name: str, outcome: bytes) -> None:
         """Store the signed outcome and forget every secret of the sum; its place in the memory stays."""
         write_atomic(self.root / name / "pooled.json", outcome)
         memory = self.memory()
         states = {s: state for s, state in memory.states.items() if state.sites.subject.round != name}
         self.remember(memory.model_copy(update={"states": states}))
-        for part in ("offer.json", "vector.safetensors", "noised.safetensors"):
+        for part in ("offer.json", "vector.safetensors", "noised.safetensors", "basis.safetensors"):
             (self.root / name / part).unlink(missing_ok=True)
 
     def _load(self, name: str, part: str, kind: type[M]) -> M | None:

@@ -12,6 +12,7 @@ from site_agent.sources import Progress
 from site_agent.sums.counted import Counted
 from site_agent.sums.counting import Bound, count_standard
 from site_agent.sums.folder import SumFolder
+from site_agent.sums.graph import count_graph
 from site_agent.sums.vectors import cells_vector, margins_vector, over_vocabulary
 
 Counter = Callable[[Home, SumFolder, SumProposal, Resources, Progress], Counted]
@@ -51,4 +52,8 @@ def _counts(
 COUNTERS: Final[dict[Statistic, Counter]] = {
     "margins": _counts,
     "cells": _counts,
+    "graph-margins": count_graph,
+    "graph-alone": count_graph,
+    "graph-halves": count_graph,
+    "graph-blocks": count_graph,
 }

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
+import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
-from unittest import mock
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("flwr")
 
+from coordinator.cli import app
 from coordinator.flower import post
-from coordinator.sums.asking import asked_for
+from coordinator.graph import pooled
+from coordinator.graph.pooled import pooled_graph
+from coordinator.graph.tested import SCHEMA, read_tests
+from coordinator.sums.asking import asked_for, basis_of
 from coordinator.sums.drive import run_sum
 from coordinator.sums.opening import open_sum
 from coordinator.sums.outcome import read_outcome
-from protocol.errors import GateError, RoundError
+from coordinator.sums.record import SumStore
+from protocol.errors import DataError, GateError, ProtocolError, RoundError, StudyError, UsageError
 from protocol.inference import EntrySums, HalfCounts, PairTests, entrywise, fit_margins, smooth, smoothed
 from protocol.pair_index import PairIndex, index_pairs
-from protocol.sums import Statistic
+from protocol.sums import KINDS, Statistic, SumProposal, pack_basis
 from site_agent.blocks import partition_of
 from site_agent.cooccurrence import PairCounts, count_pairs
 from site_agent.inference import block_sums, code_rows, entry_sums, half_counts, shown
 from site_agent.staging import PARTITIONS
-from tests.sum_federation import CODES, SITES, Consortium, make_events
+from site_agent.sums import basis
+from site_agent.sums.approval import check_terms, preview_sum
+from site_agent.sums.folder import SumFolder
+from site_agent.sums.kinds import COUNTERS
+from tests.sum_federation import CODES, SITES, STUDY, Consortium, make_events
 from tests.unit.test_sum_federation import NODES, Line, enrolled, status
 
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
-PATIENTS = {"lake": 700, "north": 500, "south": 900}
+PATIENTS = {"lake": 900, "north": 800, "south": 1400}
 FLOORS = {"min_code_patients": 20, "min_pair_patients": 25}  # of pairs, that of small sites
 
 
@@ -133,7 +141,7 @@ def clear(finished: Consortium) -> Clear:
     one = EntrySums(*(sum(getattr(a, f) for a in alone) for f in EntrySums._fields))
     smoothing = smooth(HalfCounts(*(sum(getattr(h, f) for h in halves) for f in HalfCounts._fields)), pairs)
     spread = [
-        block_sums((counted(t, w == g) for g in np.unique(w)), pairs, smoothing, m, s)
+        block_sums((counted(t, w == g) for g in range(PARTITIONS)), pairs, smoothing, m, s)
         for t, w, m, s in zip(tables, where, margins, shows, strict=True)
     ]
     tests = smoothed(smoothing, pairs, sum(b.variance for b in spread), sum(b.freedom for b in spread))
@@ -150,6 +158,7 @@ def test_row_sums_are_those_of_the_sites_together(finished: Consortium, clear: C
 
 def test_integer_moments_are_exactly_those_of_the_gated_inputs(finished: Consortium, clear: Clear) -> None:
     m = clear.pairs.size
+    assert all((a.counts > 0).sum() > 50 for a in clear.alone)
     assert 100 < m <= len(CODES) * (len(CODES) - 1) // 2
     got = values(finished, "alone").reshape(5, m)
     np.testing.assert_array_equal(got[0], sum(a.counts for a in clear.alone))
@@ -162,3 +171,224 @@ def test_integer_moments_are_exactly_those_of_the_gated_inputs(finished: Consort
     arrays = read_outcome(finished.hub, "alone")[1]
     np.testing.assert_array_equal(np.array(names)[arrays["row"]], clear.pairs.codes()[0])
     np.testing.assert_array_equal(np.array(names)[arrays["column"]], clear.pairs.codes()[1])
+
+
+def test_the_smoothed_test_is_that_of_the_clear_sums(finished: Consortium, clear: Clear) -> None:
+    found = pooled_graph(finished.hub, "alone", "blocks")
+    assert found.smooth is not None
+    assert found.rank > 0
+    seen = np.isfinite(clear.smoothed.z)
+    assert seen.sum() > 50
+    np.testing.assert_array_equal(np.isfinite(found.smooth.z), seen)
+    np.testing.assert_allclose(found.smooth.z[seen], clear.smoothed.z[seen], atol=1e-6, rtol=0.0)
+    np.testing.assert_allclose(found.smooth_q, clear.smoothed.q("bh"), atol=1e-6)
+    own = np.isfinite(clear.tests.z)
+    np.testing.assert_allclose(found.alone.z[own], clear.tests.z[own], atol=1e-5, rtol=0.0)
+
+
+def test_related_codes_are_found_and_few_others(finished: Consortium) -> None:
+    """Codes of one ten, or of two neighbouring ones, share a topic."""
+    found = pooled_graph(finished.hub, "alone", "blocks")
+    hit = np.flatnonzero(found.q <= found.rules.fdr)
+    tens = np.array([int(code[-2]) for code in found.codes])
+    apart = (tens[found.alone.row[hit]] - tens[found.alone.column[hit]]) % 4
+    assert len(hit) > 50
+    assert (apart == 2).mean() < 0.1
+
+
+# --- What a site refuses -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(finished: Consortium, tmp_path: Path) -> Consortium:
+    found = Consortium.copied(finished.folder, tmp_path / "all")
+    found.rows = dict(finished.rows)
+    return found
+
+
+def proposed(consortium: Consortium, name: str, statistic: Statistic, **options: str) -> SumProposal:
+    """A sum that was brought to the sites."""
+    ask(consortium, name, statistic, **options)
+    with pytest.raises(RoundError, match="0 of 3"):
+        run_sum(consortium.hub, name, Line(consortium))
+    return SumStore(consortium.hub.folder / "sums" / name).load().proposal
+
+
+def folder(consortium: Consortium, site: str = "north") -> SumFolder:
+    return SumFolder(consortium.homes[site].folder / "sums")
+
+
+def test_blocks_must_be_of_the_patients_of_the_halves(copy: Consortium) -> None:
+    proposed(copy, "again", "graph-blocks", halves="halves")
+    copy.write_events("north", more_events("north", 77))
+    with pytest.raises(GateError, match="the patients' events are others"):
+        preview_sum(copy.homes["north"], "again")
+
+
+def test_blocks_must_be_of_the_coding_of_the_halves(copy: Consortium) -> None:
+    """The patients' days are the same, and no digest of them tells."""
+    proposed(copy, "again", "graph-blocks", halves="halves")
+    lines = [f"L{c:02d},C{c:02d}" for c in range(1, 40)]
+    anchors = next(copy.homes["south"].folder.parent.glob("south.anchors.csv"))
+    anchors.write_text("\n".join(["local_code,standard_code", "L00,C05", *lines]) + "\n")
+    with pytest.raises(GateError, match="the coding, the floors or the counting are others"):
+        preview_sum(copy.homes["south"], "again")
+    assert preview_sum(copy.homes["lake"], "again").values == folder(copy, "lake").preview("blocks").values  # type: ignore[union-attr]
+
+
+def test_a_smoother_must_follow_from_the_halves_that_the_site_knows(copy: Consortium) -> None:
+    proposal = proposed(copy, "again", "graph-blocks", halves="halves")
+    assert proposal.graph is not None
+    assert proposal.graph.halves is not None
+    sums, text = folder(copy), basis_of(copy.hub, proposal)
+    (sums.root / "again" / "basis.safetensors").unlink()
+
+    def check(text: str = text, site: str = "north", **changes: Any) -> None:
+        halves = proposal.graph.halves.model_copy(update=changes)  # type: ignore[union-attr]
+        graph = proposal.graph.model_copy(update={"halves": halves})  # type: ignore[union-attr]
+        basis.check(sums, proposal.model_copy(update={"graph": graph}), site, text)
+
+    for reason, arguments in (
+        ("are not those with which halves ended", {"text": pack_basis(b"other")}),
+        ("ended with another outcome here", {"result": "0" * 64}),
+        ("ended with another outcome here", {"name": "alone"}),
+        ("knows no outcome of sum never", {"name": "never"}),
+        ("halves are not in sum halves", {"site": "west"}),
+    ):
+        with pytest.raises(GateError, match=reason):
+            check(**arguments)  # type: ignore[arg-type]
+    for text_ in ("", "?", text[:-8], pack_basis(bytes(1 << 22))):
+        with pytest.raises(ProtocolError, match="damaged"):
+            check(text_)
+    others = proposal.graph.model_copy(update={"rows": proposal.graph.rows[::-1]})
+    with pytest.raises(GateError, match="other pairs of codes"):
+        basis.check(sums, proposal.model_copy(update={"graph": others}), "north", text)
+    with pytest.raises(GateError, match="are not here"):
+        preview_sum(copy.homes["north"], "again")
+    check()
+    assert sums.basis("again") == (copy.hub.folder / "pooled" / "halves" / "counts.safetensors").read_bytes()
+
+
+def test_a_smoother_of_another_rank_is_refused(copy: Consortium) -> None:
+    proposal = proposed(copy, "again", "graph-blocks", halves="halves")
+    halves = proposal.graph.halves  # type: ignore[union-attr]
+    other = halves.model_copy(update={"rank": halves.rank + 1})  # type: ignore[union-attr]
+    sums, data = folder(copy), folder(copy).basis("again")
+    graph = proposal.graph.model_copy(update={"halves": other})  # type: ignore[union-attr]
+    sums.keep("again", proposal.model_copy(update={"graph": graph}))
+    assert sums.basis("again") is None  # a new proposal brings its own
+    sums.keep_basis("again", data)  # type: ignore[arg-type]
+    with pytest.raises(GateError, match="eigenpairs here and"):
+        preview_sum(copy.homes["north"], "again")
+
+
+def test_too_few_patients_make_no_blocks(copy: Consortium) -> None:
+    proposed(copy, "again", "graph-halves", margins="margins")
+    copy.write_events("north", make_events("north", 1, 90))
+    with pytest.raises(DataError, match="random blocks of patients, and the smoothed test needs 100"):
+        preview_sum(copy.homes["north"], "again")
+
+
+def test_events_in_spark_are_refused(copy: Consortium) -> None:
+    proposed(copy, "again", "graph-margins", codes=str(copy.codes))
+    path = copy.homes["north"].folder / "site.toml"
+    text = path.read_text().replace('kind = "triplets"', 'kind = "omop"\ndatabase = "spark://local"')
+    path.write_text("\n".join(x for x in text.splitlines() if not x.startswith("events")))
+    with pytest.raises(GateError, match="cannot be counted in Spark"):
+        preview_sum(copy.homes["north"].__class__(copy.homes["north"].folder), "again")
+
+
+def test_a_sum_is_run_once_over_the_same_data(copy: Consortium) -> None:
+    """Halves are fixed by the staging: two sums of them would be the same, and a third one no difference."""
+    proposed(copy, "again", "graph-halves", margins="margins")
+    for site in SITES:
+        found = copy.approve(site, "again")
+        assert found.values == folder(copy, site).preview("halves").values  # type: ignore[union-attr]
+    line = Line(copy)
+    with pytest.raises(RoundError):
+        run_sum(copy.hub, "again", line)
+    assert any("has been summed over the same data and sites" in n for n in line.news)
+
+
+@pytest.mark.parametrize("extra", ['small_cells = "include"\n', "[differential_privacy]\nenabled = true\n"])
+def test_a_study_with_small_cells_or_noise_is_refused(
+    finished: Consortium, tmp_path: Path, extra: str
+) -> None:
+    other = Consortium(tmp_path / "other", study=STUDY + extra)
+    with pytest.raises(StudyError, match="cannot have graph-margins summed"):
+        ask(other, "g1", "graph-margins", codes=str(other.codes))
+    # A coordinator that proposes it all the same.
+    proposal = SumStore(finished.hub.folder / "sums" / "margins").load().proposal
+    with pytest.raises(GateError, match=r"the study asks for noise|few patients' counts"):
+        check_terms(other.homes["north"], proposal.model_copy(update={"study_digest": other.study.digest}))
+
+
+# --- What the coordinator makes of it ------------------------------------------------------------------
+
+
+def test_sums_of_other_statistics_or_sites_are_refused(
+    finished: Consortium, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for alone, blocks in (("halves", ""), ("alone", "halves")):
+        with pytest.raises(UsageError, match="The sum halves is of graph-halves, not of"):
+            pooled_graph(finished.hub, alone, blocks)
+    with pytest.raises(UsageError, match="needs --halves, and no other source"):
+        asked_for(finished.hub, "graph-blocks", margins="margins")
+    real = pooled.finished
+
+    def fewer(home: Any, name: str, statistic: Statistic) -> Any:
+        result, *rest = real(home, name, statistic)
+        if name == "blocks":
+            result = result.model_copy(update={"sites": (*SITES[:2], "west")})
+        return (result, *rest)
+
+    # The proposal is found by the result's name and digest, which stay.
+    monkeypatch.setattr(pooled, "finished", fewer)
+    with pytest.raises(UsageError, match="south, west is in one of them only"):
+        pooled_graph(finished.hub, "alone", "blocks")
+
+
+def test_the_command_writes_all_tested_pairs(finished: Consortium, tmp_path: Path) -> None:
+    home = str(finished.hub.folder)
+    said = json.loads(
+        CliRunner().invoke(app, ["graph", "build", "alone", "blocks", "--home", home, "--json"]).stdout
+    )
+    found = pooled_graph(finished.hub, "alone", "blocks")
+    table = pq.read_table(finished.hub.folder / "graph" / "related.parquet")
+    assert table.schema.equals(SCHEMA)
+    assert said["tested"] == table.num_rows == len(found.q)
+    assert said["found"] == int((found.q <= found.rules.fdr).sum())
+    assert (said["test"], said["sums"], said["sites"]) == (
+        "smoothed",
+        ["alone", "halves", "blocks"],
+        list(SITES),
+    )
+    np.testing.assert_array_equal(table["q"], np.sort(found.q))
+    np.testing.assert_array_equal(np.sort(table["alone_p"]), np.sort(found.alone.p))
+    text = (
+        CliRunner().invoke(app, ["graph", "build", "alone", "--home", home, "--output", str(tmp_path)]).stdout
+    )
+    assert f"{int((found.alone_q <= found.rules.fdr).sum()):,} of {len(found.q):,} tested pairs" in text
+    alone = pq.read_table(tmp_path / "related.parquet")
+    np.testing.assert_array_equal(alone["p"], alone["alone_p"])
+
+
+def test_a_release_takes_the_tests_of_its_codes(finished: Consortium, tmp_path: Path) -> None:
+    home = str(finished.hub.folder)
+    CliRunner().invoke(app, ["graph", "build", "alone", "blocks", "--home", home, "--output", str(tmp_path)])
+    path, codes = tmp_path / "related.parquet", ["SOUTH:L01", *CODES[20::-1]]
+    found = read_tests(path, codes, finished.study.digest)
+    rows = {(r["left"], r["right"]): r for r in pq.read_table(path).to_pylist()}
+    inside = [pair for pair in rows if set(pair) <= set(codes)]
+    assert 0 < len(inside) == len(found.p) < len(rows)
+    for (left, right), p, q in zip(found.pairs, found.p, found.q, strict=True):
+        row = rows[codes[left], codes[right]]
+        assert (row["p"], row["q"]) == (p, q)
+    with pytest.raises(UsageError, match="of another study"):
+        read_tests(path, codes, "0" * 64)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_tests(tmp_path / "none.parquet", codes, finished.study.digest)
+
+
+def test_every_statistic_has_its_counter() -> None:
+    assert {s for s in KINDS if s.startswith("graph")} <= set(COUNTERS)
