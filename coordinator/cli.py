@@ -11,6 +11,7 @@ import typer
 from coordinator import (
     cli_backup,
     cli_cohort,
+    cli_graph,
     cli_knowledge,
     cli_research,
     cli_review,
@@ -48,6 +49,7 @@ cli_search.add_to(app)
 cli_round.add_to(app)
 cli_backup.add_to(app)
 app.add_typer(cli_cohort.app, name="cohort")
+app.add_typer(cli_graph.app, name="graph")
 app.add_typer(cli_knowledge.app, name="knowledge")
 app.add_typer(cli_review.app, name="review")
 app.add_typer(cli_study.app, name="study")
