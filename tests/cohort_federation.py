@@ -24,7 +24,7 @@ from site_agent.config import Home
 from site_agent.resources import Resources
 from site_agent.state import load_state, save_state
 from site_agent.sums.approval import approve_sum
-from site_agent.sums.folder import SumPreview
+from site_agent.sums.folder import CohortAnswer, SumFolder, SumPreview
 from tests.sum_federation import PASSPHRASE, SITES, Consortium
 
 HEART, KIDNEY = ("I50.1", "I50.9", "I25.1"), ("N18.3", "N18.5", "Z49.1")
@@ -70,9 +70,20 @@ class CohortConsortium(Consortium):
         question = self.question(**given)
         return Asked("cohort", question.codes, cohort=question)
 
+    def preview(self, site: str, name: str) -> SumPreview:
+        """What a person there is shown."""
+        return preview_question(self.homes[site], name)
+
+    def memory(self, site: str, name: str) -> CohortAnswer:
+        """What a site has said, in its own files."""
+        preview = SumFolder(self.homes[site].folder / "sums").preview(name)
+        assert preview is not None
+        assert preview.answer is not None
+        return preview.answer
+
     def say_yes(self, site: str, name: str) -> SumPreview:
         """Preview, and a signer's yes."""
-        preview = preview_question(self.homes[site], name)
+        preview = self.preview(site, name)
         approve_sum(self.homes[site], name, preview.digest[:16], "officer", lambda: PASSPHRASE)
         return preview
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("flwr")
 
+from coordinator import cli_sum
+from coordinator.cli import app as coordinator_app
 from coordinator.cohort import told
+from coordinator.library import Library
 from coordinator.sums.drive import run_sum
 from coordinator.sums.opening import open_sum
 from coordinator.sums.outcome import read_outcome
+from protocol.codeindex import CodeIndex
 from protocol.errors import GateError, RoundError, UsageError
+from site_agent.cli import app as site_app
 from site_agent.cohort import CohortStore, Window, build_cohort
 from site_agent.cohort.asked import preview_question
 from site_agent.cohort.questions import cosines, like, release_index
@@ -300,3 +308,87 @@ def test_a_site_that_lost_its_memory_of_answers_answers_nothing(consortium: Coho
     shutil.rmtree(consortium.homes["lake"].folder / "cohort")
     with pytest.raises(UsageError, match="site-agent cohort build"):
         preview_question(consortium.homes["lake"], "q2")
+
+
+# --- Commands --------------------------------------------------------------------------------------------
+
+
+def command(app: Any, *words: str | Path, code: int = 0, **given: Any) -> str:
+    found = CliRunner().invoke(app, [str(w) for w in words], **given)
+    if found.exception is not None and not isinstance(found.exception, SystemExit):
+        assert code, found.exception
+        return str(found.exception)
+    assert found.exit_code == code, found.output
+    return found.output
+
+
+def test_people_ask_look_and_approve_by_commands(
+    consortium: CohortConsortium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, secret, profile = consortium.hub.folder, tmp_path / "passphrase", tmp_path / "profile.json"
+    secret.write_text(PASSPHRASE + "\n")
+    secret.chmod(0o600)
+    profile.write_text(json.dumps({"name": "hearts", "codes": {"I50.9": 1, "ICD10CM:I25.1": 0.5}}))
+    folder = consortium.homes["north"].folder / "results" / "v1"
+    published = SimpleNamespace(
+        manifest=SimpleNamespace(version=1), index=CodeIndex.load(folder, trust=consortium.hub.keys.public())
+    )
+    monkeypatch.setattr(Library, "open", lambda self, number=None: published)
+    monkeypatch.setattr(
+        cli_sum,
+        "open_for_members",
+        lambda home, name, asked, days: open_sum(
+            home, name, asked, enrolled=enrolled(consortium), nodes=NODES, days=days
+        ),
+    )
+    ask_ = ("cohort", "ask", "women", "--home", hub)
+    wrong = (
+        (("--profile", profile), "a profile needs a smallest cosine"),
+        (("--with", "SOUTH:LI50.9"), "no code of the standard system ICD10CM"),
+        (("--with", "R05", "--sex", "F"), "Write female or male"),
+        (("--with", "R05", "--age", "old"), "Write 50-70, 65- or -40"),
+        (("--with", "R05", "--seen-from", "1.1.2020"), "Write YYYY-MM-DD"),
+    )
+    for options, why in wrong:
+        assert why in command(coordinator_app, *ask_, *options, code=2)
+    words = ("--profile", profile, "--least", "0.6", "--sex", "female", "--without", "N18.3", "--age", "-80")
+    shown = command(coordinator_app, *ask_, *words)
+    for text in (
+        "I50.9, 0.5 x ICD10CM:I25.1",
+        "has none of",
+        "female",
+        "80 at most",
+        "coordinator sum run women",
+    ):
+        assert text in shown
+    line = Line(consortium)
+    with pytest.raises(RoundError, match="0 of 3"):
+        run_sum(consortium.hub, "women", line)
+    for site in SITES:
+        home = ("--home", consortium.homes[site].folder)
+        listed = json.loads(command(site_app, "cohort", "questions", "list", "--json", *home))
+        assert [(q["question"], q["title"], q["state"]) for q in listed] == [
+            ("q1", "heart failure", "to be counted"),
+            ("women", "hearts", "to be counted"),
+        ]
+        told_ = json.loads(command(site_app, "cohort", "questions", "preview", "women", "--json", *home))
+        seen = command(site_app, "cohort", "questions", "preview", "women", *home)
+        assert f"{told_['answer']['patients']:,} of" in seen
+        assert "Decide by the question, not by the number" in seen
+        digest = json.loads(command(site_app, "cohort", "questions", "preview", "women", "--json", *home))
+        yes = ("--digest", digest["digest"][:16], "--passphrase-file", secret)
+        asked = command(site_app, "sums", "approve", "women", *yes, *home, input="y\n")
+        assert "What this site would say" in asked
+        assert "Approved by officer" in asked
+    run_sum(consortium.hub, "women", line)
+    answer = json.loads(command(coordinator_app, "cohort", "answer", "women", "--json", "--home", hub))
+    women = [-(-heart // 2) - -(-heart // 10) for heart, _ in PATIENTS.values()]
+    assert women == [104, 175, 7], "every tenth, an even one, has N18.3"
+    assert (answer["total"], answer["sites"], answer["title"]) == (300, list(SITES), "hearts")
+    seen = command(coordinator_app, "cohort", "answer", "women", "--home", hub)
+    assert "300 patients at lake, north, south together" in seen
+    states = json.loads(command(coordinator_app, "cohort", "status", "--json", "--home", hub))
+    assert {s["question"]: s["step"] for s in states} == {"q1": "offer", "women": "finished"}
+    refused = command(site_app, "cohort", "questions", "preview", "women", *home, code=2)
+    assert "has begun with counts that were approved" in refused
+    assert "no sum 'other'" in command(coordinator_app, "cohort", "answer", "other", "--home", hub, code=1)
