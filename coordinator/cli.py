@@ -139,10 +139,11 @@ def fit(
         "method": hub.study.fit.method,
         "hidden anchors found again": found_again,
         "beside the releases": "; ".join(b.detail for b in result.background) or "nothing",
+        "site recognised": result.audit.words or "too few codes are shared to ask",
         "warnings": list(result.warnings),
     }
     if json:
-        print_json(facts | cli_checks.check_facts(result.screening))
+        print_json(facts | {"audit": result.audit.facts()} | cli_checks.check_facts(result.screening))
         return
     cli_checks.show_checks(result.screening)
     table(

@@ -23,8 +23,10 @@ from coordinator.naming import name_codes, naming_of
 from coordinator.poisoning.screen import screen
 from coordinator.poisoning.verdict import Screening, screening_from
 from coordinator.reasons import Reasons, pack_reasons, unpack_reasons
+from coordinator.recogniser.audit import audit_alignment
+from coordinator.recogniser.verdict import Audit, audit_from
 from coordinator.settled import anchored_codes, without_anchors
-from coordinator.union import UnionVocabulary, build_union
+from coordinator.union import UnionVocabulary, build_union, sources, view_of
 from protocol.arrays import decode_arrays, encode_arrays
 from protocol.errors import FitError, RoundError
 from protocol.files import write_atomic
@@ -39,6 +41,7 @@ class Harmonized:
 
     Attributes:
         overruled: anchors of sites (code, standard code) that were not used, since reviewers settled otherwise.
+        audit: how far a vector tells its site, before and after.
     """
 
     union: UnionVocabulary
@@ -53,6 +56,7 @@ class Harmonized:
     screening: Screening = field(default_factory=Screening)
     background: tuple[BackgroundSource, ...] = ()
     overruled: tuple[tuple[str, str], ...] = ()
+    audit: Audit = field(default_factory=Audit)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -122,6 +126,9 @@ def fit_releases(
     fit, ranking, reasons = found.fit, found.ranking, found.explain()
     # All that was known of every pair of codes; the folds need as much again.
     del found
+    tell("asking vectors for their site", 0.5)
+    own = [source for source in sources(releases, union) if view_of(source) == COOCCURRENCE]
+    audit = audit_alignment(own, fit.embedding, fit.labels, seed=study.fit.seed)
     names = name_codes(releases, study, background.titles)
     naming = naming_of(study, names)
     mappings = make_mappings(union, fit, ranking, naming=naming, reasons=reasons)
@@ -153,6 +160,7 @@ def fit_releases(
         screening,
         background.used(supplement),
         overruled,
+        audit,
     )
 
 
@@ -221,6 +229,7 @@ def save_fit(path: Path, harmonized: Harmonized, releases: Sequence[VerifiedRele
         "screening": harmonized.screening.facts(),
         "background": [source.model_dump() for source in harmonized.background],
         "overruled": [list(pair) for pair in harmonized.overruled],
+        "audit": asdict(harmonized.audit),
     }
     arrays = {
         "embedding": fit.embedding,
@@ -298,6 +307,7 @@ def load_fit(path: Path, releases: Sequence[VerifiedRelease], study: StudySpec) 
         screening,
         background,
         tuple(overruled),
+        audit_from(facts["audit"]),
     )
 
 

@@ -76,6 +76,7 @@ def report_data(edition: Edition, mask: npt.NDArray[np.bool_]) -> ReportData:
         quality=edition.quality,
         map_method=method,
         checks=_checks(harmonized.screening, {r.code for r in rows}),
+        audit=harmonized.audit,
     )
 
 

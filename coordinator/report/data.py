@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from coordinator.recogniser.verdict import Audit
 from coordinator.report.checks import Checks
 from coordinator.report.text import safe_text
 
@@ -253,6 +254,7 @@ class ReportData:
         map_method: how `codes.xy` was computed, for the caption ("first two principal components").
         review: clusters to look at first; `None` takes `clusters_to_review(codes, names)`.
         checks: what the checks said of the sites' releases; `None` where none were made.
+        audit: how far a vector tells its site; without lines where too few codes are shared.
 
     Raises:
         ValueError: `codes.member` has not one column for each site, or a member column of a site
@@ -272,6 +274,7 @@ class ReportData:
     map_method: str = ""
     review: tuple[ClusterToReview, ...] | None = None
     checks: Checks | None = None
+    audit: Audit = field(default_factory=Audit)
 
     def __post_init__(self) -> None:
         if self.codes.member.shape[1] != len(self.sites):

@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
+from coordinator.recogniser.verdict import Recognised
 from coordinator.report.data import SURE, CodeTable, SiteFacts, TextArray, numbered
 from coordinator.report.svg import (
     COLOURS,
@@ -355,6 +356,37 @@ def _columns(
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         return _drawing(figure, name, f"{alt}.", keys)
+
+
+AUDITED: Final = {
+    "released": "as released",
+    "aligned": "in the shared space",
+    "published": "as published",
+}
+
+
+def site_recognised(lines: Sequence[Recognised]) -> Drawing:
+    """Matthews' correlation of each line of the audit, over the range that chance explains."""
+    at = np.arange(len(lines))[::-1]
+    with styled(4.6, 0.7 + 0.3 * len(lines)) as (figure, axes):
+        height = figure.get_figheight()
+        figure.subplots_adjust(left=0.42, right=0.97, bottom=0.5 / height, top=1 - 0.05 / height)
+        for y, line in zip(at, lines, strict=True):
+            axes.barh(y, line.limit, height=0.6, linewidth=0, color=LOST)
+            axes.plot(line.mcc, y, marker="o", markersize=6, color=WITHHELD if line.beyond else KEEP)
+        axes.set_yticks(at, [f"{AUDITED[line.kind]}, {line.recogniser}" for line in lines], fontsize=8)
+        axes.set_xlim(min(-0.1, *(line.mcc - 0.05 for line in lines)), 1.0)
+        axes.set_xlabel("Matthews' correlation of site said and true site")
+        said = "; ".join(
+            f"{AUDITED[line.kind]}, {line.recogniser}: {line.mcc:.2f}, chance up to {line.limit:.2f}"
+            for line in lines
+        )
+        keys = (
+            Key("no more than chance", "var(--keep)", "o"),
+            Key("site recognised", "var(--withheld)", "o"),
+            Key("chance, 95 %", "var(--lost)", "bar"),
+        )
+        return _drawing(figure, "audit", f"How far a vector tells its site. {said}.", keys)
 
 
 def bound_history(history: NDArray[np.float64]) -> Drawing | None:

@@ -50,6 +50,8 @@ def render(data: ReportData) -> str:
             coverage=figures.coverage(data.codes, data.sites),
             sizes=figures.cluster_sizes(data.codes),
             posterior=figures.posterior_histogram(data.codes),
+            audit=figures.site_recognised(data.audit.lines) if data.audit.lines else None,
+            audited=figures.AUDITED,
             bound=bound,
             review=data.reviewed,
             first_members=_FIRST_MEMBERS,

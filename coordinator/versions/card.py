@@ -129,7 +129,7 @@ def _method(edition: Edition) -> str:
 
 
 def _metrics(edition: Edition, mappings: MappingSet) -> list[str]:
-    parts = ["## Metrics", *_probabilities(edition, mappings), *_hidden(edition)]
+    parts = ["## Metrics", *_probabilities(edition, mappings), *_hidden(edition), *_audit(edition)]
     quality = edition.quality
     if quality is None:
         return [*parts, "No truth was given to score the map against, beyond the hidden anchors."]
@@ -195,6 +195,29 @@ def _hidden(edition: Edition) -> list[str]:
         f"Debiased expected calibration error {learnt.error:.3f} (95 % interval {learnt.error_low:.3f} to "
         f"{learnt.error_high:.3f}): each hidden anchor was judged by a curve that was learnt without it.",
         "\n".join(table(["hidden anchors", "mean probability", "share right", "95 % interval"], rows)),
+    ]
+
+
+def _audit(edition: Edition) -> list[str]:
+    """How far a vector tells its site."""
+    found = edition.harmonized.audit.lines
+    if not found:
+        return []
+    rows = [
+        [
+            line.kind,
+            line.recogniser,
+            f"{line.mcc:.3f}",
+            f"{line.limit:.3f}",
+            f"{line.beyond:.3f}",
+            line.groups,
+        ]
+        for line in found
+    ]
+    head = ["vectors", "recogniser", "MCC", "chance, 95 %", "beyond", "codes"]
+    return [
+        "How far a vector tells its site, on codes that were not learnt from:",
+        "\n".join(table(head, rows)),
     ]
 
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from coordinator.recogniser.verdict import Audit, Recognised
 from coordinator.report import figures
 from coordinator.report.data import (
     CodeTable,
@@ -101,6 +102,14 @@ def report(**changes: object) -> ReportData:
         ),
     )
     return dataclasses.replace(data, **changes)  # type: ignore[arg-type]
+
+
+AUDIT = Audit(
+    (
+        Recognised("released", "kernel", 0.704, 0.032, 0.11, 185, 390),
+        Recognised("aligned", "linear", 0.001, -0.002, 0.053, 185, 390),
+    )
+)
 
 
 def no_codes() -> CodeTable:
@@ -200,6 +209,7 @@ CASES = {
     "plain": report,
     "no quality": lambda: report(quality=None),
     "refusal": with_refusal,
+    "audit": lambda: report(audit=AUDIT),
     "hostile": hostile,
     "one picture": lambda: report(codes=code_table(figures.MOST_VECTOR_POINTS + 1)),
     "nothing mapped": lambda: report(codes=no_codes()),
@@ -274,6 +284,15 @@ def test_unknown_quality_is_said():
     text = Page(render(report(quality=None))).text
     assert "Quality is not known here" in text
     assert "coordinator publish --truth" in text
+
+
+def test_site_recognised_is_said_by_how_much():
+    text = Page(render(report(audit=AUDIT))).text
+    assert "as released kernel 0.704 0.032 0.110 by 0.594 185" in re.sub(r"\s+", " ", text)
+    assert "in the shared space linear 0.001 -0.002 0.053 no 185" in re.sub(r"\s+", " ", text)
+    drawn = figures.site_recognised(AUDIT.lines)
+    assert "as released, kernel: 0.70, chance up to 0.11" in drawn.alt
+    assert "Too few codes are held by several sites to ask" in Page(render(report())).text
 
 
 def test_refused_site_has_reason_and_no_zero():

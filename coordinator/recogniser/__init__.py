@@ -1,0 +1,1 @@
+"""Which sites or modalities went into a vector: the recogniser, and the audit of an alignment that is made of it."""
