@@ -10,7 +10,8 @@ import os
 import numpy as np
 import pytest
 
-from tests.benchmarks.real.graph import FLOORS, claims_rows, indication_rows, table
+from tests.benchmarks.real.graph import FLOORS, table
+from tests.benchmarks.real.graph_rows import claims_rows, indication_rows, uci_rows
 
 FULL = os.environ.get("SMILE_BENCH") == "full"
 SEEDS = range(10 if FULL else 3)
@@ -27,6 +28,21 @@ def test_claims(floors: str) -> None:
     # Selection keeps the order that cosines give where it selects nothing: it may not cost what they know.
     assert np.mean([m["regression"] - m["cosine"] for m in same]) > -0.03
     assert np.mean([m["same root, 1 % taught, AUC"]["fine-tuned"] for m in measured]) > 0.6
+    check_tests(measured)
+
+
+@pytest.mark.parametrize("floors", list(FLOORS))
+def test_hospitals(floors: str) -> None:
+    measured = [uci_rows(seed, floors) for seed in SEEDS]
+    print("\n" + table(f"UCI, {floors}", measured))
+    check_tests(measured)
+
+
+def check_tests(measured: list[dict[str, dict[str, float]]]) -> None:
+    """What tests are for: edges that other patients have too, more so than as many cosines, even of the same frequent pairs."""
+    found = [m["stability of what is found, Jaccard"] for m in measured]
+    assert np.mean([m["smoothed"] - m["cosine"] for m in found]) > 0.0
+    assert np.mean([m["smoothed"] - m["cosine of tested"] for m in found]) > 0.0
 
 
 @pytest.mark.parametrize("source", ["Synthea", "UCI"])

@@ -7,14 +7,14 @@ pairs. Whoever adds a scorer to `SCORERS` has its rows beside the others'.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
-from itertools import combinations
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
+from scipy import stats
 
 from coordinator.evaluation import auc, mean_and_error
 from coordinator.graph.fewshot import fit_head
@@ -26,6 +26,7 @@ from site_agent.cooccurrence import PairCounts, count_pairs
 from site_agent.gate import suppress
 from tests.benchmarks.real import data, indications, recoded
 from tests.benchmarks.real.groups import Pairs, matched, phecodes
+from tests.benchmarks.real.tested import Sample
 from tests.inprocess import policy
 
 Array = NDArray[np.float64]
@@ -45,6 +46,8 @@ class View:
         released: bool (n, n) cells of the released counts.
         share: (n,) logarithm of how many patients have each code.
         counts: upper triangle of the released counts.
+        sample: the events behind them, for tests.
+        memo: scores that were computed, by name.
     """
 
     codes: NDArray[np.object_]
@@ -53,26 +56,87 @@ class View:
     released: NDArray[np.bool_]
     share: Array
     counts: sp.csr_array
+    sample: Sample
+    memo: dict[str, Array] = field(default_factory=dict)
 
     @cached_property
     def cosine(self) -> Array:
         return self.vectors @ self.vectors.T
 
     @cached_property
+    def selected(self) -> Array:
+        """Weights of each code's own regression, row by row."""
+        return np.asarray(select_neighbours(self.vectors, halves=self.halves, threads=1).weights.toarray())
+
+    @property
     def weights(self) -> Array:
-        found = select_neighbours(self.vectors, halves=self.halves, threads=1).weights
-        return np.asarray((found + found.T).toarray() / 2.0)
+        return np.asarray(self.selected + self.selected.T) / 2.0
+
+    @property
+    def both_ways(self) -> Array:
+        return _both_ways(self.selected)
+
+    @cached_property
+    def halves_selected(self) -> Array:
+        """Weights, both ways, on the halves' vectors side by side: their inner products are the mean of those of the halves."""
+        points = np.hstack(self.halves)
+        length = np.linalg.norm(points, axis=1, keepdims=True)
+        points = points / np.where(length > 0.0, length, 1.0)
+        return _both_ways(select_neighbours(points, halves=self.halves, threads=1).weights.toarray())
 
 
-def by_weight(view: View) -> Array:
+def _both_ways(weights: Array) -> Array:
+    """Smaller of the two weights where the regressions of both codes select the pair with one sign."""
+    agree = np.sign(weights) == np.sign(weights.T)
+    return np.where(agree, np.minimum(np.abs(weights), np.abs(weights.T)), 0.0)
+
+
+def by_weight(view: View, weights: Array | None = None) -> Array:
     """Weights; pairs of equal weight, most of which is 0, by cosine."""
-    order = np.lexsort((view.cosine.ravel(), view.weights.ravel()))
+    first = view.weights if weights is None else weights
+    order = np.lexsort((view.cosine.ravel(), first.ravel()))
     place = np.empty(order.size)
     place[order] = np.arange(order.size)
     return place.reshape(view.cosine.shape)
 
 
-SCORERS: Mapping[str, Callable[[View], Array]] = {"cosine": lambda view: view.cosine, "regression": by_weight}
+def normal_scores(values: Array) -> Array:
+    """Values brought to a normal distribution by their ranks, so that scores of different scales can be added."""
+    return np.asarray(stats.norm.ppf((stats.rankdata(values) - 0.5) / values.size)).reshape(values.shape)
+
+
+def regression_and_smoother(view: View) -> Array:
+    """By weight, and half as much by the cosine in the smoother: what the embedding says and what stands out of the noise."""
+    return normal_scores(by_weight(view)) + 0.5 * normal_scores(view.sample.wide.cosine)
+
+
+def _once(name: str, score: Callable[[View], Array]) -> Callable[[View], Array]:
+    """The score, computed once for each view."""
+
+    def found(view: View) -> Array:
+        if name not in view.memo:
+            view.memo[name] = score(view)
+        return view.memo[name]
+
+    return found
+
+
+MORE: Mapping[str, Callable[[View], Array]] = {
+    name: _once(name, score)
+    for name, score in {
+        "cosine": lambda view: view.cosine,
+        "regression": by_weight,
+        "both ways": lambda view: by_weight(view, view.both_ways),
+        "halves, both ways": lambda view: by_weight(view, view.halves_selected),
+        "halves' cosine": lambda view: sum((h @ h.T for h in view.halves), np.zeros(view.cosine.shape)),
+        "each pair": lambda view: view.sample.tests.z(view.sample.tests.alone),
+        "smoothed": lambda view: view.sample.tests.z(view.sample.tests.smooth),
+        "smoother's cosine": lambda view: view.sample.wide.cosine,
+        "regression and smoother": regression_and_smoother,
+    }.items()
+}
+"""All scores; those after the first two are variants or need the events, and are too slow for every table."""
+SCORERS: Mapping[str, Callable[[View], Array]] = {name: MORE[name] for name in ("cosine", "regression")}
 
 
 @cache
@@ -121,15 +185,28 @@ def view_of(
     np.fill_diagonal(released, False)
     share = np.log(whole.code_patients[kept.rows].astype(np.float64))
     counts = sp.csr_array(whole.events[kept.rows][:, kept.rows] * strong)
-    return View(events.names[kept.rows], points(whole), halves, released, share, counts)  # type: ignore[arg-type]
+    place = np.full(len(events.names), -1)
+    place[kept.rows] = np.arange(len(kept.rows))
+    patient, day, code = _columns(events, rows & (place[events.code] >= 0), window)
+    drawn = np.zeros(int(events.patient.max()) + 1, dtype=np.bool_)
+    drawn[events.patient] = first
+    sample = Sample(
+        patient, day, place[code].astype(np.int32), len(kept.rows), drawn, window, floors[1], seed
+    )
+    return View(events.names[kept.rows], points(whole), halves, released, share, counts, sample)  # type: ignore[arg-type]
+
+
+def _columns(
+    events: recoded.Events, rows: NDArray[np.bool_], window: int | None
+) -> tuple[NDArray[np.int64], NDArray[np.int32], NDArray[np.int32]]:
+    """Patient, day and code of the distinct events of these rows, by patient and day."""
+    columns = np.unique(np.stack([events.patient[rows], events.day[rows], events.code[rows]]), axis=1)
+    day = columns[1] if window is not None else np.unique(columns[1], return_inverse=True)[1]
+    return columns[0].astype(np.int64), day.astype(np.int32), columns[2].astype(np.int32)
 
 
 def _counts(events: recoded.Events, rows: NDArray[np.bool_], window: int | None) -> PairCounts:
-    columns = np.unique(np.stack([events.patient[rows], events.day[rows], events.code[rows]]), axis=1)
-    day = columns[1] if window is not None else np.unique(columns[1], return_inverse=True)[1]
-    return count_pairs(
-        columns[0].astype(np.int64), day.astype(np.int32), columns[2].astype(np.int32), len(events.names), window_days=window
-    )  # fmt: skip
+    return count_pairs(*_columns(events, rows, window), len(events.names), window_days=window, threads=1)
 
 
 def _policy(floors: tuple[int, int]) -> Policy:
@@ -155,7 +232,8 @@ def _policy(floors: tuple[int, int]) -> Policy:
 
 def phecode_pairs(view: View, *, root: bool = False) -> Pairs:
     """Released cells of one phecode (or of one root), and those of two roots."""
-    code = np.array([phecodes("9").get(c[1:], "") for c in view.codes])
+    known = phecodes("9")
+    code = np.array([known.get(c[1:], "") if c.startswith(recoded.DIAGNOSIS) else "" for c in view.codes])
     stem = np.array([p.partition(".")[0] for p in code])
     label = stem if root else code
     inside = np.triu(view.released & (code != "")[:, None] & (code != "")[None], 1)
@@ -212,64 +290,38 @@ def few_shot(view: View, pairs: Pairs, seed: int, share: float = 0.01) -> dict[s
     }
 
 
-def jaccard(one: View, other: View, *, most: int | None = None) -> dict[str, float]:
+def jaccard(
+    one: View,
+    other: View,
+    scorers: Mapping[str, Callable[[View], Array]] = SCORERS,
+    *,
+    edges: Callable[[View], NDArray[np.bool_]] = lambda view: view.weights > 0,
+    share: float = 1.0,
+) -> dict[str, float]:
     """Edges among the common codes that both views have, by each scorer with the same number of edges.
 
     Args:
         one: of some patients.
         other: of others.
-        most: number of edges; as many as the regression selects in the sparser view if None.
+        scorers: by name.
+        edges: whose number it is, in the view that has fewer.
+        share: part of it.
     """
     _, a, b = np.intersect1d(one.codes, other.codes, return_indices=True)
     upper = np.triu_indices(len(a), 1)
 
-    def cells(matrix: Array, rows: NDArray[np.intp]) -> Array:
-        return matrix[np.ix_(rows, rows)][upper]
+    def cells(matrix: NDArray[np.generic], rows: NDArray[np.intp]) -> NDArray[np.generic]:
+        return np.asarray(matrix[np.ix_(rows, rows)][upper])
 
-    if most is None:
-        most = int(min((cells(v.weights, rows) > 0).sum() for v, rows in ((one, a), (other, b))))
+    most = int(share * min(int(cells(edges(v), rows).sum()) for v, rows in ((one, a), (other, b))))
     found = {"edges": float(most)}
-    for name, score in SCORERS.items():
+    for name, score in scorers.items():
         best = [
             set(np.argsort(-cells(score(v), rows), kind="stable")[:most].tolist())
             for v, rows in ((one, a), (other, b))
         ]
         found[name] = len(best[0] & best[1]) / max(1, len(best[0] | best[1]))
     return found
-
-
-def claims_rows(seed: int, floors: str) -> dict[str, dict[str, float]]:
-    """Same-phecode pairs, stability and fine-tuning: three samples of the claims, others for each seed, against the rest."""
-    events = claims()
-    splits = np.random.default_rng(0).permutation(np.array(list(combinations(range(1, 7), 3))))
-    first = splits[seed]
-    one, other = (
-        view_of(events, np.isin(claim_samples(), first, invert=late), FLOORS[floors], seed)
-        for late in (False, True)
-    )
-    pairs = phecode_pairs(one)
-    size = {"codes": float(len(one.codes)), "pairs": float(len(pairs.known))}
-    stable = jaccard(one, other)
-    return {
-        "same phecode, AUC": scores(one, pairs) | size,
-        "stability, Jaccard": stable,
-        "stability of a quarter, Jaccard": jaccard(one, other, most=int(stable["edges"] // 4)),
-        "same root, 1 % taught, AUC": few_shot(one, phecode_pairs(one, root=True), seed),
-    }
-
-
-def indication_rows(seed: int, source: str) -> dict[str, dict[str, float]]:
-    """Indications on a random four fifths of the patients."""
-    events = recoded.synthea_events() if source == "Synthea" else recoded.uci_events()
-    shown = indications.displays() if source == "Synthea" else {}
-    window, floors = (30, (5, 2)) if source == "Synthea" else (None, (20, 11))
-    chosen = np.random.default_rng(seed).random(int(events.patient.max()) + 1) < 0.8
-    view = view_of(events, chosen[events.patient], floors, seed, window=window)
-    pairs = indication_pairs(view, shown, seed)
-    return {
-        "indicated, AUC": scores(view, pairs) | {"pairs": float(len(pairs.known))},
-        "indicated, 10 % taught, AUC": few_shot(view, pairs, seed, 0.1),
-    }
 
 
 def table(title: str, measured: list[dict[str, dict[str, float]]]) -> str:
@@ -279,7 +331,7 @@ def table(title: str, measured: list[dict[str, dict[str, float]]]) -> str:
         shown = []
         for name in measured[0][row]:
             values = [m[row][name] for m in measured]
-            if name in {"codes", "pairs", "edges", "labelled"}:
+            if name in {"codes", "pairs", "edges", "labelled", "found"}:
                 shown.append(f"{np.mean(values):.0f} {name}")
                 continue
             text = f"{name} {mean_and_error(values)}"
