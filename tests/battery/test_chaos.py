@@ -32,7 +32,7 @@ from tests.battery.chaos.steps import Step, all_steps, plan, short_plan
 FULL = os.environ.get("SMILE_BATTERY") == "full"
 KILLS = int(os.environ.get("CHAOS_KILLS", "200" if FULL else "0"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-KILLS_A_ROUND = 12
+KILLS_A_ROUND = 20
 MACHINES = net.available()
 
 pytestmark = [
