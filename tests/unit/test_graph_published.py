@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import networkx
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -29,6 +30,7 @@ from coordinator.graph import Edges, Graph, building, edges_table, read_edges
 from coordinator.graph.building import build_edges
 from coordinator.graph.published import has_graph
 from coordinator.graph.tables import EDGES
+from coordinator.graph.tested import SCHEMA as TESTS
 from coordinator.library import Library, OpenRelease
 from coordinator.model.selection import Rule, select_neighbours
 from coordinator.web.pages.drawing import draw_cloud, draw_graph
@@ -100,6 +102,46 @@ def test_a_version_has_a_graph_only_where_the_coordinator_asks_for_it(hub: Hub) 
     assert has_graph(verify_folder(hub.home.release_folder(2), trust))
     with pytest.raises(UsageError, match="Version 1 has no graph"):
         _ = Library(hub.home).open(1).graph
+
+
+def tests_of(pairs: list[tuple[str, str, float]], study: str) -> pa.Table:
+    """What `coordinator graph build` writes, of pairs with a p each; q is twice that."""
+    left, right, p = (list(column) for column in zip(*pairs, strict=True))
+    ends, n = {"left": left, "right": right}, len(pairs)
+    columns = [
+        ends.get(field.name)
+        or ([2 * x if field.name.endswith("q") else x for x in p] if field.name[-1] in "pq" else [1] * n)
+        for field in TESTS
+    ]
+    about = json.dumps({"study": study}).encode()
+    return pa.table(columns, schema=TESTS.with_metadata({b"smile-federation": about}))
+
+
+def test_a_version_has_the_p_and_q_of_pooled_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "select_neighbours", LAX)
+    monkeypatch.setattr(publish, "write_report", lambda path, *_: path.write_text("report"))
+    made = Hub(tmp_path)
+    made.enrol("lake", "north", "south", "west")
+    config = made.home.folder / "coordinator.toml"
+    config.write_text('graph = true\ngraph_tests = "graph/related.parquet"\n' + config.read_text())
+    made.fresh()
+    codes = [f"ICD10CM:C{c:02d}" for c in range(60)]
+    pairs = [(a, b, 0.001 if b == codes[59] else 0.4) for i, a in enumerate(codes) for b in codes[i + 1 :]]
+    pairs.append((codes[0], "ICD10CM:OTHER", 0.0001))
+    with pytest.raises(UsageError, match="cannot be read"):
+        made.run_round(releases(), "r1")
+    (made.home.folder / "graph").mkdir()
+    pq.write_table(tests_of(pairs, "0" * 64), made.home.folder / "graph" / "related.parquet")
+    with pytest.raises(UsageError, match="of another study"):
+        made.publish("r1", None)
+    pq.write_table(tests_of(pairs, made.home.study.digest), made.home.folder / "graph" / "related.parquet")
+    made.publish("r1", None)
+    edges = pq.read_table(made.home.release_folder(1) / EDGES).to_pylist()
+    assert {codes[59]} <= {r["right"] for r in edges if r["relation"] != "direct"}
+    assert {r["left"] for r in edges if r["right"] == codes[59]} == set(codes[:59])
+    assert all((r["p"], r["q"]) == (0.001, 0.002) for r in edges if r["right"] == codes[59])
+    assert all((r["p"], r["q"]) == (0.4, 0.8) for r in edges if r["right"] in codes[:59])
+    assert all(r["p"] is None for r in edges if "WEST:" in r["left"] + r["right"])
 
 
 def test_no_site_sees_what_another_s_local_code_is_related_to(hub: Hub) -> None:
