@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from protocol.console import out, print_json, shown, table
+from protocol.cohort import Profile
+from protocol.console import out, print_json, progress, shown, table
 from protocol.errors import UsageError
 from site_agent.cli_options import HERE, HomeOption, JsonOption
 from site_agent.config import Home
@@ -40,13 +42,31 @@ def list_(home: HomeOption = HERE, json: JsonOption = False) -> None:
     out.print(f"This site answers {rule.questions} in {rule.question_days} days.")
 
 
+@app.command("try", epilog="Example: site-agent cohort questions try profile.json --home north")
+def try_(
+    profile: Annotated[Path, typer.Argument(help="JSON file of standard codes and weights.")],
+    home: HomeOption = HERE,
+    json: JsonOption = False,
+) -> None:
+    """Count this site's patients at each threshold, to find one to ask by; nothing leaves, nothing is recorded."""
+    from site_agent.cohort.asked import try_profile  # noqa: PLC0415
+
+    with progress("profile", quiet=json) as step:
+        found = try_profile(Home(home), Profile.read(profile), progress=step)
+    if json:
+        print_json([{"least": least, "patients": patients} for least, patients in found])
+    else:
+        table("Patients of this site, which stays here", ["cosine at least", "patients"], [*map(list, found)])
+
+
 @app.command(epilog="Example: site-agent cohort questions preview hf-1 --home north")
 def preview(name: NameArgument, home: HomeOption = HERE, json: JsonOption = False) -> None:
     """Count who a question is about and show what would be said; nothing leaves."""
     from site_agent.cohort.asked import preview_question  # noqa: PLC0415
 
     site = Home(home)
-    found = preview_question(site, name)
+    with progress("question", quiet=json) as step:
+        found = preview_question(site, name, progress=step)
     if json:
         print_json({"digest": found.digest} | found.model_dump(mode="json"))
         return

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from protocol.cohort import CohortQuestion
+from protocol.cohort import CohortQuestion, Profile, space_digest, standard_code
 from protocol.errors import UsageError
 from protocol.secure_sum.fixed import Int64Vector
 from protocol.sums import layout, vocabulary_digest
 from site_agent.cohort.files import CohortStore
-from site_agent.cohort.questions import like
+from site_agent.cohort.questions import build_index, cosines, like
 from site_agent.config import Home
 from site_agent.ledger import Ledger
+from site_agent.sources import Progress, silent
 from site_agent.sums.approval import check_not_begun, check_roster, check_terms, values_digest
 from site_agent.sums.folder import SumFolder, SumPreview
 from site_agent.sums.questions import COUNTED, answer_data, check_limit, decided, fingerprints
+
+
+THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def question_of(folder: SumFolder, name: str) -> CohortQuestion:
@@ -31,12 +35,35 @@ def question_of(folder: SumFolder, name: str) -> CohortQuestion:
     return question
 
 
-def preview_question(home: Home, name: str) -> SumPreview:
+def try_profile(
+    home: Home, profile: Profile, *, progress: Progress = silent
+) -> tuple[tuple[float, int], ...]:
+    """(cosine, how many patients of the newest build reach it): what a question by this profile would find here.
+
+    Raises:
+        UsageError: there is no build, or a code is not in its release or not of the standard system.
+        DataError: a malformed code.
+    """
+    store, standard = CohortStore.open(home), home.study.standard
+    index = build_index(home, store)
+    question = CohortQuestion(
+        title=profile.name,
+        release=store.manifest.release,
+        space=space_digest(index, standard),
+        weights={standard_code(code, standard): weight for code, weight in profile.codes.items()},
+        least=-1.0,
+    )
+    found = cosines(store, question, index, progress=progress)
+    return tuple((least, int((found >= least).sum())) for least in THRESHOLDS)
+
+
+def preview_question(home: Home, name: str, *, progress: Progress = silent) -> SumPreview:
     """Count who a question is about and store what may be said of it for review; nothing leaves.
 
     Args:
         home: the site; its build must be of the question's release and window.
         name: of the question.
+        progress: told the share done.
 
     Raises:
         GateError: the study or the roster does not allow it, or the site has answered as many as it allows.
@@ -49,7 +76,7 @@ def preview_question(home: Home, name: str) -> SumPreview:
     check_not_begun(folder, name)
     check_limit(home, folder, ledger.verify(), name)
     store = CohortStore.open(home)
-    counted = like(home, store, question)
+    counted = like(home, store, question, progress=progress)
     patients = fingerprints(home, store.array("patients")[counted].tolist())
     with folder.locked():
         check_not_begun(folder, name)

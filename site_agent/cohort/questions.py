@@ -18,6 +18,7 @@ from site_agent.cohort.gathering import follow_up
 from site_agent.cohort.queries import Filters
 from site_agent.config import Home
 from site_agent.keys import coordinator_keys
+from site_agent.sources import Progress, silent
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -33,7 +34,7 @@ _SEXES: Mapping[str, Sex] = {
 _BLOCK = 4096
 
 
-def like(home: Home, store: CohortStore, question: CohortQuestion) -> Flags:
+def like(home: Home, store: CohortStore, question: CohortQuestion, *, progress: Progress = silent) -> Flags:
     """(n,) which patients of the build the question is about.
 
     Raises:
@@ -58,16 +59,19 @@ def like(home: Home, store: CohortStore, question: CohortQuestion) -> Flags:
         passed &= _has(store, code)
     for code in question.lacking:
         passed &= ~_has(store, code)
-    if question.weights:
-        passed &= cosines(store, question, release_index(home, store, question)) >= (question.least or 0.0)
+    if question.least is not None:
+        passed &= (
+            cosines(store, question, release_index(home, store, question), progress=progress)
+            >= question.least
+        )
     return passed
 
 
-def release_index(home: Home, store: CohortStore, question: CohortQuestion) -> CodeIndex:
-    """The codes and vectors of the release that a build was made with, if the question means the same.
+def build_index(home: Home, store: CohortStore) -> CodeIndex:
+    """The codes and vectors of the release that a build was made with.
 
     Raises:
-        UsageError: it is another one.
+        UsageError: the release's folder was replaced since.
         ProtocolError: its files are not what its manifest says.
     """
     folder = home.folder / "results" / f"v{store.manifest.release}"
@@ -77,7 +81,17 @@ def release_index(home: Home, store: CohortStore, question: CohortQuestion) -> C
             f"The patient vectors were made with another version {store.manifest.release}",
             do="Run site-agent cohort build again",
         )
-    index = CodeIndex.read(folder, manifest, exact=True)
+    return CodeIndex.read(folder, manifest, exact=True)
+
+
+def release_index(home: Home, store: CohortStore, question: CohortQuestion) -> CodeIndex:
+    """`build_index`, if the question means the same vectors.
+
+    Raises:
+        UsageError: as there; or it means others.
+        ProtocolError: as there.
+    """
+    index = build_index(home, store)
     if space_digest(index, home.study.standard) != question.space:
         raise UsageError(
             f"The question means other vectors than those of release v{question.release} at this site",
@@ -86,7 +100,9 @@ def release_index(home: Home, store: CohortStore, question: CohortQuestion) -> C
     return index
 
 
-def cosines(store: CohortStore, question: CohortQuestion, index: CodeIndex) -> Floats:
+def cosines(
+    store: CohortStore, question: CohortQuestion, index: CodeIndex, *, progress: Progress = silent
+) -> Floats:
     """(n,) of each patient with the profile; a patient without any code of the release has -inf.
 
     Raises:
@@ -104,6 +120,7 @@ def cosines(store: CohortStore, question: CohortQuestion, index: CodeIndex) -> F
     rate.data /= np.repeat(years, np.diff(rate.indptr))
     found = np.full(rate.shape[0], -np.inf)
     for low in range(0, len(found), _BLOCK):
+        progress("comparing patients with the profile", low / len(found))
         block = patient_vectors(rate[low : low + _BLOCK], alike, vectors)
         known = block.any(axis=1)
         found[low : low + _BLOCK][known] = block[known] @ direction

@@ -361,6 +361,12 @@ def test_people_ask_look_and_approve_by_commands(
         "coordinator sum run women",
     ):
         assert text in shown
+    tried = command(
+        site_app, "cohort", "questions", "try", profile, "--json", "--home", consortium.homes["lake"].folder
+    )
+    at = {row["least"]: row["patients"] for row in json.loads(tried)}
+    assert (at[0.2], at[0.6]) == (262 + 80 - 80, 262)
+    assert list(at.values()) == sorted(at.values(), reverse=True)
     line = Line(consortium)
     with pytest.raises(RoundError, match="0 of 3"):
         run_sum(consortium.hub, "women", line)
