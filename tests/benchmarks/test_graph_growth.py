@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -98,7 +99,12 @@ def end_to_end(codes: int, say: Callable[[str], None]) -> dict[str, float]:
     step("coordinator: each pair", lambda: entrywise(sums, pairs).q())
     halves = half_counts(both, pairs, show)
     smoothing = step("coordinator: smoother", lambda: smooth(halves, pairs))
+    tracemalloc.start()
     found = step("site: block sums", lambda: block_sums(blocks, pairs, smoothing, margins, show))
+    # A dozen vectors over the tested pairs and a few tiles, however many blocks and codes.
+    most = 12 * 8 * pairs.size + 8 * 8 * codes * (smoothing.values.size + 8) + (100 << 20)
+    assert tracemalloc.get_traced_memory()[1] < most
+    tracemalloc.stop()
     step("coordinator: smoothed", lambda: smoothed(smoothing, pairs, found.variance, found.freedom).q())
     points = step("coordinator: embeddings", lambda: [unit_rows(c) for c in (total, *both)])
     chosen = step(
