@@ -78,7 +78,7 @@ def pooled_graph(home: Home, alone: str, blocks: str = "") -> PooledGraph:
     Raises:
         RoundError: a sum is not finished.
         UsageError: a sum is of another statistic, or they are over different pairs or sites.
-        ProtocolError: a file was altered.
+        ProtocolError: a file was altered, or a site has spoiled a sum.
     """
     rules = home.study.graph
     result, values, codes = finished(home, alone, "graph-alone")
@@ -135,6 +135,12 @@ def _smoothed(
             why=f"{', '.join(sorted(set(before.sites) ^ set(result.sites)))} is in one of them only, "
             "so the variance is not that of the counts",
             do="Sum graph-halves and graph-blocks again, over the same sites",
+        )
+    if values[-1] < 1:
+        raise ProtocolError(
+            f"The sum {blocks} holds {int(values[-1])} degrees of freedom",
+            why="a site gave others than it counted, and nobody can see which",
+            do="Sum graph-blocks again, without the sites that you doubt",
         )
     smoothing = pooled_smoother(pooled, pairs, home.study)
     variance = from_fixed(values[:-1], VARIANCE_BITS)

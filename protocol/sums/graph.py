@@ -81,9 +81,16 @@ def pooled_smoother(values: Int64Vector, pairs: PairIndex, study: StudySpec) -> 
 
     Raises:
         FitError: no structure stands out of the noise.
+        ProtocolError: a count is negative.
     """
     from protocol.inference import HalfCounts, smooth  # noqa: PLC0415
 
+    if values.min() < 0:
+        raise ProtocolError(
+            "The pooled halves hold negative counts",
+            why="a site gave others than it counted, and nobody can see which",
+            do="Sum graph-halves again, without the sites that you doubt",
+        )
     return smooth(HalfCounts.of(values), pairs, minimum=study.graph.minimum_expected)
 
 
@@ -137,6 +144,8 @@ def _check(proposal: SumProposal) -> None:
     graph = need(proposal.graph)
     if len(graph.rows) != len(proposal.vocabulary):
         raise ValueError("the pooled row sums are of another vocabulary")
+    if min(graph.rows) < 0:
+        raise ValueError("a pooled row sum is negative, so a site has spoiled the sum that it is from")
     if (graph.halves is not None) != (proposal.statistic == "graph-blocks"):
         raise ValueError("graph-blocks follows from pooled halves, and no other statistic does")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from protocol.inference import EntrySums, HalfCounts, PairTests, entrywise, fit_
 from protocol.pair_index import PairIndex, index_pairs
 from protocol.sums import KINDS, Statistic, SumProposal, pack_basis
 from site_agent.blocks import partition_of
+from site_agent.cli import app as site_app
 from site_agent.cooccurrence import PairCounts, count_pairs
 from site_agent.inference import block_sums, code_rows, entry_sums, half_counts, shown
 from site_agent.staging import PARTITIONS
@@ -289,6 +291,30 @@ def test_too_few_patients_make_no_blocks(copy: Consortium) -> None:
         preview_sum(copy.homes["north"], "again")
 
 
+@pytest.mark.parametrize(
+    ("statistic", "options", "reveals", "floors"),
+    [
+        (
+            "graph-margins",
+            {"codes": "codes.csv"},
+            "what all pairs below the floors",
+            "all pairs of the others count",
+        ),
+        ("graph-alone", {"margins": "margins"}, "how they vary", "pairs below 25"),
+    ],
+)
+def test_a_person_sees_what_the_total_reveals(
+    copy: Consortium, statistic: Statistic, options: dict[str, str], reveals: str, floors: str
+) -> None:
+    given = {k: str(copy.folder / v) if k == "codes" else v for k, v in options.items()}
+    proposed(copy, "again", statistic, **given)
+    call = ["sums", "preview", "again", "--home", str(copy.homes["north"].folder)]
+    shown = " ".join(CliRunner().invoke(site_app, call, env={"COLUMNS": "400"}).stdout.split())
+    assert KINDS[statistic].what in shown
+    assert reveals in shown
+    assert floors in shown
+
+
 def test_events_in_spark_are_refused(copy: Consortium) -> None:
     proposed(copy, "again", "graph-margins", codes=str(copy.codes))
     path = copy.homes["north"].folder / "site.toml"
@@ -346,6 +372,32 @@ def test_sums_of_other_statistics_or_sites_are_refused(
     monkeypatch.setattr(pooled, "finished", fewer)
     with pytest.raises(UsageError, match="south, west is in one of them only"):
         pooled_graph(finished.hub, "alone", "blocks")
+
+
+def test_a_spoiled_sum_is_no_result(finished: Consortium, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A site can give what it likes; what comes of it is said, and no traceback."""
+    real = pooled.finished
+
+    def spoil(sum_: str, place: int, value: int) -> None:
+        def spoiled(home: Any, name: str, statistic: Statistic) -> Any:
+            result, found, codes = real(home, name, statistic)
+            if name == sum_:
+                found = found.copy()
+                found[place] = value
+            return result, found, codes
+
+        monkeypatch.setattr(pooled, "finished", spoiled)
+
+    spoil("halves", 3, -1)
+    with pytest.raises(ProtocolError, match="The pooled halves hold negative counts"):
+        pooled_graph(finished.hub, "alone", "blocks")
+    spoil("blocks", -1, 0)
+    with pytest.raises(ProtocolError, match="holds 0 degrees of freedom"):
+        pooled_graph(finished.hub, "alone", "blocks")
+    asked = asked_for(finished.hub, "graph-alone", margins="margins")
+    graph = asked.graph.model_copy(update={"rows": (-1, *asked.graph.rows[1:])})  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="a pooled row sum is negative"):
+        open_sum(finished.hub, "g9", replace(asked, graph=graph), enrolled=enrolled(finished), nodes=NODES)
 
 
 def test_the_command_writes_all_tested_pairs(finished: Consortium, tmp_path: Path) -> None:
