@@ -89,7 +89,7 @@ class Federation:
         chaos = {"CHAOS_FOLDER": str(self.folder), "CHAOS_ROLE": role, "PYTHONPATH": path}
         return {**kept, **chaos, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
 
-    def command(self, role: str, *words: str | Path, seconds: float = 120) -> str:
+    def command(self, role: str, *words: str | Path, seconds: float = 600) -> str:
         """One command to its end.
 
         Raises:
