@@ -83,12 +83,16 @@ def build(
         return
     rows: list[list[Any]] = [
         ["patients", told.patients],
-        ["of them without a vector", told.without_vector],
+        ["of them without a harmonised vector", told.without_vector],
+        ["of them without any vector", told.without_any_vector],
         ["patients without an event in the window", told.outside],
         ["events, once a day and code", told.events],
-        ["of them with a code that has a vector", told.covered],
+        ["of them with a code in the release", told.covered],
+        ["of them with a code that has any vector", told.covered_by_any],
         ["codes", told.codes],
-        ["of them in the release", told.codes_with_vector],
+        ["of them in the release: a harmonised vector", told.codes_with_vector],
+        ["of them with a vector of the site's own", told.codes_with_own],
+        ["of them with neither", told.codes_without_any],
         ["with a date of birth", told.with_birth],
         ["with a date of death", told.with_death],
     ]
@@ -269,7 +273,8 @@ def _find(
         query = asking.text(text)
     elif profile is not None:
         query = asking.profile(profile)
-    index = None if query is None else patient_index(store, exact=exact)
+    kind: Literal["vectors", "joined"] = "joined" if patient else "vectors"
+    index = None if query is None else patient_index(store, kind=kind, exact=exact)
     return store, find_cohort(store, query, filters, k=k, least=least, index=index)
 
 

@@ -180,6 +180,11 @@ class CohortData(_Section):
         description="CSV or Parquet file with the column patient and any of birth, sex, death, dates as YYYY-MM-DD; never "
         "leaves the site. Relative to the home folder.",
     )
+    own_codes: bool = Field(
+        True,
+        description="Patients like a patient are found by the site's own vectors of its codes too, made without floors; it takes "
+        "a count of all pairs at each build.",
+    )
     sexes: dict[str, Literal["female", "male"]] = Field(
         {},
         description='What the table\'s values of sex mean to a question of the consortium, as in { "2" = "female" }; f, female, '

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,18 @@ from protocol.messages import PublishedManifest
 from protocol.published import read_listed, verify_folder
 from protocol.tfidf import inverse_frequency, patient_vectors
 from site_agent.codelist import latest_result
-from site_agent.cohort.files import CohortManifest, Writer, new_build, publish
+from site_agent.cohort.files import GRAPHS, CohortManifest, Writer, new_build, publish
 from site_agent.cohort.gathering import PatientCodes, Window, follow_up, gather
 from site_agent.cohort.index import EF, EF_CONSTRUCTION, M, build_graph
+from site_agent.cohort.labelling import Labelling
+from site_agent.cohort.own import count_own, joined
 from site_agent.cohort.people import People, nobody_known, read_people
 from site_agent.config import Home
 from site_agent.keys import coordinator_keys
 from site_agent.resources import Resources
 from site_agent.software import version
-from site_agent.sources import EventSource, Progress, Reading, silent
-from site_agent.sources.columns import EPOCH, distinct, is_missing, patient_number
+from site_agent.sources import Progress, silent
+from site_agent.sources.columns import EPOCH
 from site_agent.sources.opening import open_source
 from site_agent.sources.rollup import rollup_of
 from site_agent.staging import Staged, stage
@@ -40,55 +42,21 @@ _BLOCK = 4096
 _COLUMNS = ["code", "name", "standard_code"]
 
 
-@dataclass
-class Labelling:
-    """A source that remembers which number stands for which patient's text; patients that are numbers stand for themselves.
-
-    The texts are held in memory, some hundred bytes a patient.
-    """
-
-    source: EventSource
-    labels: dict[int, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """The source's own."""
-        return self.source.name
-
-    def fingerprint(self) -> str:
-        """The source's own."""
-        return self.source.fingerprint()
-
-    def ancestors(self) -> Mapping[str, tuple[str, ...]] | None:
-        """The source's own."""
-        return self.source.ancestors()
-
-    def batches(self, reading: Reading) -> Iterator[pa.Table]:
-        """The source's own."""
-        for batch in self.source.batches(reading):
-            kind = batch.column("patient").type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-                with suppress(pa.ArrowException):  # the cleaner says what is wrong with it
-                    texts, _ = distinct(batch.column("patient"))
-                    for text in texts:
-                        if text is not None and not is_missing(text):
-                            self.labels[patient_number(text.strip())] = text.strip()
-            yield batch
-
-
 @dataclass(frozen=True, eq=False)
 class CodeVectors:
-    """What a release says of a site's codes, in order of the site's list.
+    """What a release says of a site's codes, and the site's own vectors of them, in order of the site's list.
 
     Attributes:
         vectors: (n, d); zero rows for codes that are not in the release.
         names: the release's; "" without one.
         standard: standard codes; "" without one.
+        own: (n, q) the site's own; q = 0 where there are none.
     """
 
     vectors: npt.NDArray[np.float32]
     names: tuple[str, ...]
     standard: tuple[str, ...]
+    own: npt.NDArray[np.float32]
 
 
 def build_cohort(
@@ -123,10 +91,14 @@ def build_cohort(
         staged = _staged(home, source, machine, progress)
         try:
             codes = code_vectors(release, manifest, staged.codes)
+            if home.config.cohort.own_codes:
+                study = home.study
+                own = count_own(staged, study.counting, study.embedding, machine, progress)
+                codes = replace(codes, own=own)
             with new_build(home) as writer:
                 found = _written(home, writer, staged, codes, window, source.labels, progress)
                 if not exact:
-                    found |= {"graph": _graph(writer, found, machine, progress)}
+                    found |= {"graph": _graphs(writer, found, machine, progress)}
                 made = CohortManifest(
                     site=home.config.site,
                     study=home.study.id,
@@ -146,7 +118,7 @@ def build_cohort(
     return made
 
 
-def _staged(home: Home, source: EventSource, machine: Resources, progress: Progress) -> Staged:
+def _staged(home: Home, source: Labelling, machine: Resources, progress: Progress) -> Staged:
     data = home.config.data
     file = home.path(data.rollup.file) if data.rollup.file else None
     # A folder of its own: the texts of patients are in no file that an earlier command left.
@@ -181,7 +153,8 @@ def code_vectors(release: Path, manifest: PublishedManifest, codes: tuple[str, .
     told = {r["code"]: r for r in table}
     nothing = {"name": "", "standard_code": ""}
     rows = [told.get(code, nothing) for code in codes]
-    return CodeVectors(vectors, *(tuple(r[c] or "" for r in rows) for c in _COLUMNS[1:]))
+    names, standard = (tuple(r[c] or "" for r in rows) for c in _COLUMNS[1:])
+    return CodeVectors(vectors, names, standard, np.zeros((len(codes), 0), dtype=np.float32))
 
 
 def _written(
@@ -203,15 +176,24 @@ def _written(
     for name, values in (("birth", people.birth), ("death", people.death), ("sex", people.sex)):
         writer.whole(f"{name}.bin", values)
     weight = inverse_frequency(support, float(len(patients)))
-    told = _write_vectors(writer, codes, weight, progress)
+    empty, events, covered = _write_vectors(writer, "vectors", codes.vectors, weight, progress)
+    told = {"without_vector": empty, "events": events, "covered": covered}
+    if codes.own.shape[1]:
+        both = joined(codes.vectors, codes.own)
+        empty, _, covered = _write_vectors(writer, "joined", both, weight, progress)
+    told |= {"without_any_vector": empty, "covered_by_any": covered}
+    released, own = codes.vectors.any(axis=1), codes.own.any(axis=1)
     _write_tables(writer, staged, codes, support, weight, patients, labels)
     return {
         "patients": len(patients),
         "outside": outside,
         "data_end": _day(data_end),
         "codes": len(staged.codes),
-        "codes_with_vector": int(codes.vectors.any(axis=1).sum()),
+        "codes_with_vector": int(released.sum()),
+        "codes_with_own": int(own.sum()),
+        "codes_without_any": int((~released & ~own).sum()),
         "dim": codes.vectors.shape[1],
+        "own_dim": codes.own.shape[1],
         "sexes": people.sexes,
         "with_birth": int((people.birth != nobody_known(1).birth[0]).sum()),
         "with_death": int((people.death != nobody_known(1).death[0]).sum()),
@@ -253,20 +235,24 @@ def _write_codes(
 
 
 def _write_vectors(
-    writer: Writer, codes: CodeVectors, weight: npt.NDArray[np.float64], progress: Progress
-) -> dict[str, int]:
-    """Vectors of all patients, a few thousand at a time."""
+    writer: Writer,
+    file: str,
+    vectors_of_codes: npt.NDArray[np.float32],
+    weight: npt.NDArray[np.float64],
+    progress: Progress,
+) -> tuple[int, int, int]:
+    """Vectors of all patients, a few thousand at a time: (patients without one, events, those of codes with a vector)."""
     start, first, last, code, days = (
         np.fromfile(writer.folder / f"{name}.bin", dtype=writer.files[f"{name}.bin"].dtype)
         if name in {"start", "first", "last"}
         else _mapped(writer, name)
         for name in ("start", "first", "last", "code", "days")
     )
-    n, dim = len(start) - 1, codes.vectors.shape[1]
-    held = np.asarray(codes.vectors.any(axis=1))
+    n, dim = len(start) - 1, vectors_of_codes.shape[1]
+    held = np.asarray(vectors_of_codes.any(axis=1))
     empty = events = covered = 0
     years = follow_up(first, last)
-    with writer.array("vectors.bin", np.float32, dim) as out:
+    with writer.array(f"{file}.bin", np.float32, dim) as out:
         for low in range(0, n, _BLOCK):
             progress("patient vectors", low / n)
             high = min(low + _BLOCK, n)
@@ -277,10 +263,10 @@ def _write_vectors(
             covered += int(times[held[which]].sum())
             rate = times / np.repeat(years[low:high], np.diff(pointer))
             counts = sparse.csr_array((rate, which, pointer), shape=(high - low, len(weight)))
-            vectors = patient_vectors(counts, weight, codes.vectors).astype(np.float32)
+            vectors = patient_vectors(counts, weight, vectors_of_codes).astype(np.float32)
             empty += int((~vectors.any(axis=1)).sum())
             out.add(vectors)
-    return {"without_vector": empty, "events": events, "covered": covered}
+    return empty, events, covered
 
 
 def _write_tables(
@@ -300,6 +286,7 @@ def _write_tables(
         "patients": pa.array(support),
         "weight": pa.array(weight),
         "vector": pa.array(codes.vectors.any(axis=1)),
+        "own": pa.array(codes.own.any(axis=1)),
     }
     writer.table("codes.parquet", pa.table(table))
     if labels:
@@ -310,16 +297,20 @@ def _write_tables(
         )
 
 
-def _graph(
+def _graphs(
     writer: Writer, found: Mapping[str, Any], machine: Resources, progress: Progress
 ) -> dict[str, int]:
-    vectors = _mapped(writer, "vectors")
-    graph = build_graph(vectors, threads=machine.threads, progress=progress)
-    if graph is None or found["without_vector"] == found["patients"]:
-        return {}
-    graph.save_index(str(writer.folder / "hnsw.bin"))
-    writer.known("hnsw.bin")
-    return {"M": M, "ef_construction": EF_CONSTRUCTION, "ef": EF}
+    """A graph over each kind of vectors that some patient has; their parameters, or nothing if none was built."""
+    made = False
+    for kind, empty in (("vectors", "without_vector"), ("joined", "without_any_vector")):
+        if f"{kind}.bin" not in writer.files or found[empty] == found["patients"]:
+            continue
+        graph = build_graph(_mapped(writer, kind), threads=machine.threads, progress=progress)
+        if graph is not None:
+            graph.save_index(str(writer.folder / GRAPHS[kind]))
+            writer.known(GRAPHS[kind])
+            made = True
+    return {"M": M, "ef_construction": EF_CONSTRUCTION, "ef": EF} if made else {}
 
 
 def _people(home: Home, patients: npt.NDArray[np.int64]) -> People:

@@ -3,14 +3,17 @@
 cohort/current.json names the build that counts, a folder beside it:
 
     manifest.json          what it was made of, and every file with its size and digest
-    vectors.bin            float32, a unit row a patient; a zero row for one without any code that has a vector
+    vectors.bin            float32, a unit row a patient, of harmonised vectors: comparable between sites; a zero row for one
+                           without any code in the release
+    joined.bin             float32, likewise, of harmonised and own vectors side by side: comparable within this site alone;
+                           absent without own vectors
     patients.bin           int64 patient numbers
     first, last, seen.bin  days: first and last event in the window, last event of all
     birth, death, sex.bin  of the patients table: days, and places in the manifest's `sexes`
     start, code, days.bin  codes of each patient, and on how many days of the window
-    codes.parquet          the site's codes: names, standard codes, patients, weights
+    codes.parquet          the site's codes: names, standard codes, patients, weights, and which vectors they have
     labels.parquet         the site's own identifiers of patients, where they are texts
-    hnsw.bin               the graph, where hnswlib was installed
+    hnsw.bin, hnsw_joined.bin  the graphs over both, where hnswlib was installed
     README.txt             that nothing of this may leave
 """
 
@@ -44,6 +47,8 @@ NOTICE = "Data of single patients. This file must not leave the site, nor anythi
 NO_DAY = int(np.iinfo(np.int32).min)
 _ANEW = "Run site-agent cohort build again"
 _CHUNK = 1 << 20
+GRAPHS = {"vectors": "hnsw.bin", "joined": "hnsw_joined.bin"}
+"""Kind of patient vectors -> the file of the graph over them."""
 
 
 class CohortFile(BaseModel):
@@ -78,7 +83,12 @@ class CohortManifest(BaseModel):
     covered: int
     codes: int
     codes_with_vector: int
+    codes_with_own: int = 0
+    codes_without_any: int = 0
     dim: int
+    own_dim: int = 0
+    without_any_vector: int = 0
+    covered_by_any: int = 0
     sexes: tuple[str, ...] = ()
     with_birth: int = 0
     with_death: int = 0
@@ -250,12 +260,17 @@ class CohortStore:
 
     @cached_property
     def vectors(self) -> npt.NDArray[np.float32]:
-        """(n, d) unit rows, or zero rows."""
+        """(n, d) unit rows, or zero rows: harmonised, and so comparable between sites."""
         return self.array("vectors")
 
     @cached_property
+    def joined(self) -> npt.NDArray[np.float32]:
+        """(n, d + q) unit rows, or zero rows: with the site's own vectors, if it made any; else the harmonised ones."""
+        return self.array("joined") if self.has("joined.bin") else self.vectors
+
+    @cached_property
     def codes(self) -> Mapping[str, list[Any]]:
-        """Columns of the code list: code, name, standard, patients, weight, vector."""
+        """Columns of the code list: code, name, standard, patients, weight, vector, own."""
         columns: Mapping[str, list[Any]] = pq.read_table(self.folder / "codes.parquet").to_pydict()
         return columns
 

@@ -32,10 +32,10 @@ TEXT_CODES, TEXT_SHARE = 20, 0.5
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A direction in the space of the code vectors.
+    """A direction in the space of the harmonised vectors or, from a patient of the build, of its joined ones.
 
     Attributes:
-        vector: (d,) of unit length.
+        vector: (d,) of unit length; (d + q,) of a patient.
         said: the question in words.
         codes: the codes that it was made of, if any.
         row: the patient that it was made of, who is not found; None otherwise.
@@ -59,7 +59,7 @@ class Asking:
         self._home, self._store = home, store
 
     def patient(self, name: str) -> Query:
-        """The vector of one patient, written as in the events.
+        """The vector of one patient, written as in the events; with the site's own codes, if the build has their vectors.
 
         Raises:
             UsageError: there is no such patient in the window, or none of the patient's codes has a vector.
@@ -73,10 +73,11 @@ class Asking:
             raise UsageError(
                 "There is no such patient", why="or no event in the window", do="Write it as in the events"
             )
-        vector = np.array(self._store.vectors[rows[0]])
+        vector = np.array(self._store.joined[rows[0]])
         if not vector.any():
             raise UsageError(
-                "This patient has no vector", why="none of the patient's codes is in the release"
+                "This patient has no vector",
+                why="none of the patient's codes has one: they are not in the release",
             )
         return Query(vector, "a patient", row=int(rows[0]))
 
@@ -202,6 +203,11 @@ class Filters:
 
 
 def matching(store: CohortStore, pattern: str) -> npt.NDArray[np.intp]:
+    """Rows of a build's codes that a pattern means, as `codes_matching`."""
+    return codes_matching(store.codes["code"], pattern)
+
+
+def codes_matching(codes: Sequence[str], pattern: str) -> npt.NDArray[np.intp]:
     """Rows of the codes that a pattern means: a CURIE or a bare code, or the beginning of one before a *.
 
     Raises:
@@ -214,7 +220,7 @@ def matching(store: CohortStore, pattern: str) -> npt.NDArray[np.intp]:
         bare = code.partition(":")[2]
         return begin in (code, bare) if whole else code.startswith(begin) or bare.startswith(begin)
 
-    found = np.array([i for i, code in enumerate(store.codes["code"]) if fits(code)], dtype=np.intp)
+    found = np.array([i for i, code in enumerate(codes) if fits(code)], dtype=np.intp)
     if not found.size or not begin:
         raise UsageError(
             f"No event of this site has a code {pattern!r}",

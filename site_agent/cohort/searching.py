@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from protocol.errors import UsageError
-from site_agent.cohort.files import CohortStore
+from site_agent.cohort.files import GRAPHS, CohortStore
 from site_agent.cohort.index import EXACT_ROWS, PatientIndex, load_graph
 from site_agent.cohort.queries import Filters, Query, matching
 
@@ -34,16 +35,26 @@ class Cohort:
     approximate: bool = False
 
 
-def patient_index(store: CohortStore, *, exact: bool = False) -> PatientIndex:
-    """The build's vectors to search in, by its graph unless `exact`; loading one takes about as long as an exact search.
+def patient_index(
+    store: CohortStore, *, kind: Literal["vectors", "joined"] = "vectors", exact: bool = False
+) -> PatientIndex:
+    """The build's vectors to search in, by their graph unless `exact`; loading one takes about as long as an exact search.
+
+    Args:
+        store: the build.
+        kind: "vectors", the harmonised ones, for codes, texts and profiles; "joined" for patients like a patient.
+        exact: by no graph.
 
     Raises:
         DataError: the graph is not the one that was written.
     """
+    if kind == "joined" and not store.has("joined.bin"):
+        kind = "vectors"
+    vectors = store.joined if kind == "joined" else store.vectors
     graph = None
-    if not exact and store.has("hnsw.bin"):
-        graph = load_graph(store.intact("hnsw.bin"), store.manifest.patients, store.manifest.dim)
-    return PatientIndex(store.vectors, graph)
+    if not exact and store.has(GRAPHS[kind]):
+        graph = load_graph(store.intact(GRAPHS[kind]), *vectors.shape)
+    return PatientIndex(vectors, graph)
 
 
 def find_cohort(
@@ -63,7 +74,7 @@ def find_cohort(
         filters: who may be found.
         k: most patients, where there is a query.
         least: smallest cosine.
-        index: exact search where it is left out.
+        index: of `patient_index`; exact search where it is left out, or is of the other kind than the query.
 
     Raises:
         UsageError: as `Filters.allowed`; or neither a query nor a filter.
@@ -76,7 +87,8 @@ def find_cohort(
         return Cohort(np.flatnonzero(allowed), None, said, codes)
     if query.row is not None:
         allowed[query.row] = False
-    index = index or PatientIndex(store.vectors)
+    if index is None or index.vectors.shape[1] != len(query.vector):
+        index = PatientIndex(store.vectors if query.row is None else store.joined)
     everyone = int(allowed.sum()) >= store.manifest.patients - 1 and query.row is None
     rows, cosine = index.search(query.vector, k, allowed=None if everyone else allowed)
     near = cosine >= least

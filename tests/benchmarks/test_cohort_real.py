@@ -1,7 +1,9 @@
 """Patients found on the CMS claims, flag by flag, beside one-hot TF-IDF and the site's own vectors.
 
-python -m pytest tests/benchmarks/test_cohort_real.py -s                    one split, under the default floors: what CI runs
-SMILE_BENCH=full python -m pytest tests/benchmarks/test_cohort_real.py -s   three splits, with and without floors
+python -m pytest tests/benchmarks/test_cohort_real.py -s                    split 1, under the default floors: what CI runs
+SMILE_BENCH=full python -m pytest tests/benchmarks/test_cohort_real.py -s   splits 1 to 3, with and without floors
+
+What the product takes of own vectors (`site_agent.cohort.own`) was chosen on split 0, which is not among these.
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ import os
 import numpy as np
 import pytest
 
-from tests.benchmarks.real.cohort import FAMILIES, METHODS, agreement, found_flags, sites
+from tests.benchmarks.real.cohort import FAMILIES, METHODS, RIVALS, agreement, found_flags, sites
 
 FULL = os.environ.get("SMILE_BENCH") == "full"
-SEEDS = range(3 if FULL else 1)
+SEEDS = range(1, 4 if FULL else 2)
 QUERIES = 300 if FULL else 200
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(7200 if FULL else 900)]
 
@@ -32,31 +34,34 @@ def test_patients_like_this_one(floors: bool) -> None:
         f"\n{'default floors' if floors else 'no floors'}, {len(SEEDS)} splits, {QUERIES} query patients each"
     )
     head = " ".join(f"{m[:14]:>15}" for m in METHODS)
-    print(
-        f"{'precision@100':12} {'all':>6} {'most':>6} {head}   over one-hot (SE)   over own (SE)   F1 x 100   excess x 100"
-    )
-    beaten = 0
+    print(f"{'precision@100':13} {'all':>6} {'most':>6} {head}")
+    behind = []
     for flag in FAMILIES:
         runs = [found_flags(sites(seed, floors)[0], flag, QUERIES, seed) for seed in SEEDS]
         rows = {
             m: {k: np.concatenate([r[m][k] for r in runs]) for k in runs[0][m]}
             for m in (*METHODS, "most codes", "everybody")
         }
-        ours = rows["harmonised"]
-        text = " ".join(f"{rows[m]['precision'].mean():15.3f}" for m in METHODS)
-        over = [gain(ours["precision"], rows[m]["precision"]) for m in METHODS[:2]]
-        f1 = "/".join(f"{100 * rows[m]['F1'].mean():.2f}" for m in METHODS[:3])
-        excess = "/".join(f"{100 * rows[m]['excess'].mean():+.1f}" for m in METHODS[:3])
         all_, most = (rows[m]["precision"].mean() for m in ("everybody", "most codes"))
-        print(
-            f"{flag:13} {all_:6.3f} {most:6.3f} {text}   {over[0][0]:+.3f} ({over[0][1]:+.1f})      "
-            f"{over[1][0]:+.3f} ({over[1][1]:+.1f})   {f1}   {excess}",
-            flush=True,
-        )
-        beaten += gain(ours["precision"], rows["one-hot TF-IDF"]["precision"])[1] > 2
-        beaten += gain(ours["F1"], rows["one-hot TF-IDF"]["F1"])[1] > 2
+        text = " ".join(f"{rows[m]['precision'].mean():15.3f}" for m in METHODS)
+        print(f"{flag:13} {all_:6.3f} {most:6.3f} {text}", flush=True)
+        for kind, scale in (("F1", 100), ("excess", 100)):
+            text = " ".join(f"{scale * rows[m][kind].mean():15.2f}" for m in METHODS)
+            print(f"{'  ' + kind + ' x 100':27} {text}")
+        for method in ("harmonised", "joined"):
+            over = {
+                m: [gain(rows[method][kind], rows[m][kind]) for kind in ("precision", "F1")]
+                for m in METHODS
+                if m != method
+            }
+            told = "; ".join(
+                f"{m} {by[0][0]:+.3f} ({by[0][1]:+.1f}, F1 {by[1][1]:+.1f})" for m, by in over.items()
+            )
+            print(f"  {method} over (standard errors): {told}", flush=True)
+            rivals = RIVALS if method == "joined" else RIVALS[:1]
+            behind += [(flag, method, m) for m in rivals for _, errors in over[m] if errors <= 2]
     # Sums of vectors find patients with more codes, who have more of everything: see `excess` for what is left of it.
-    assert beaten >= 2 * len(FAMILIES) - 2
+    assert not behind
 
 
 @pytest.mark.parametrize("floors", [True, False] if FULL else [True])

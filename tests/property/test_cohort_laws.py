@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from datetime import date, timedelta
 
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import sparse
 
 from site_agent.cohort.gathering import LEAST_YEARS, YEAR, Window, follow_up, gather
 from site_agent.cohort.index import PatientIndex
 from site_agent.cohort.lift import lift
+from site_agent.cohort.own import joined, own_vectors
 from site_agent.cohort.subgroups import adjusted_rand, subgroups
 from site_agent.cohort.survival import kaplan_meier
+from site_agent.cooccurrence import PairCounts, count_pairs
 
 EVENTS = st.lists(
     st.tuples(st.integers(-5, 5), st.integers(0, 20), st.integers(0, 6)), min_size=1, max_size=60
@@ -171,3 +175,44 @@ def test_exact_search_is_sorting(n: int, k: int, seed: int) -> None:
     assert np.allclose(cosines, (vectors @ query)[right], atol=1e-6)
     assert len(set(rows.tolist())) == len(right)
     assert set(rows.tolist()) <= set(able.tolist())
+
+
+def own_counts(seed: int) -> PairCounts:
+    """Twelve codes of 60 patients; the last two are of three patients, the others of many."""
+    rng = np.random.default_rng(seed)
+    rows = [(p, d, c) for p in range(60) for d in range(2) for c in rng.choice(10, 3, replace=False)]
+    rows += [(p, 0, c) for p in range(3) for c in (10, 11)]
+    patient, day, code = np.array(sorted(rows)).T
+    return count_pairs(patient, day.astype(np.int32), code.astype(np.int32), 12, window_days=30)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1))
+def test_rare_codes_and_pairs_change_no_own_vector(seed: int) -> None:
+    counts = own_counts(seed)
+    found = own_vectors(counts, dim=4)
+    assert found.shape == (12, 4)
+    assert not found[10:].any(), "three patients are too few"
+    assert np.allclose(np.linalg.norm(found[found.any(axis=1)], axis=1), 1, atol=1e-5)
+    rare = counts.events.copy()
+    rare.data[counts.pair_patients.data < 2] += 7
+    rare = rare.tolil()
+    rare[0, 10] = rare[10, 11] = 99
+    more = dataclasses.replace(counts, events=sparse.csr_array(rare))
+    assert np.allclose(own_vectors(more, dim=4), found, atol=1e-6)
+
+
+def test_where_no_code_has_enough_patients_there_are_no_own_vectors() -> None:
+    assert own_vectors(own_counts(0), dim=4, least=61).shape == (12, 0)
+    assert own_vectors(own_counts(0), dim=4, least_pair=61).shape == (12, 0)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.01, 0.99))
+def test_products_of_joined_vectors_are_weighted_means_of_both_cosines(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    parts = [rng.standard_normal((6, d)).astype(np.float32) for d in (3, 5)]
+    parts = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in parts]
+    parts[0][0] = 0
+    both = joined(parts[0], parts[1], share)
+    right = share * parts[0] @ parts[0].T + (1 - share) * parts[1] @ parts[1].T
+    assert np.allclose(both @ both.T, right, atol=1e-5)

@@ -121,7 +121,7 @@ def write_release(home: Home, version: int = 1) -> None:
     save_state(home.folder, state.model_copy(update={"result_version": version}))
 
 
-def make_home(folder: Path, *, patients: bool = True) -> Home:
+def make_home(folder: Path, *, patients: bool = True, own_codes: bool = True) -> Home:
     (folder / "study.toml").write_text(STUDY)
     write_events(folder / "events.parquet")
     study = load_study(folder / "study.toml")
@@ -142,10 +142,12 @@ def make_home(folder: Path, *, patients: bool = True) -> Home:
         anchors=None,
         system="ICD10CM",
     )
+    toml = home.folder / "site.toml"
+    told = f"\n[cohort]\nown_codes = {str(own_codes).lower()}\n"
     if patients:
         write_patients(home.folder / "patients.csv")
-        toml = home.folder / "site.toml"
-        toml.write_text(toml.read_text() + '\n[cohort]\npatients = "patients.csv"\n')
+        told += 'patients = "patients.csv"\n'
+    toml.write_text(toml.read_text() + told)
     home = Home(home.folder)
     write_release(home)
     return home
@@ -176,6 +178,58 @@ def test_what_a_build_says_of_itself(store: CohortStore) -> None:
     assert told.release == 1
     lengths = np.linalg.norm(store.vectors, axis=1)
     assert np.allclose(np.sort(lengths), [0.0] + [1.0] * N, atol=1e-6)
+
+
+def test_codes_that_no_release_holds_have_vectors_of_the_sites_own(store: CohortStore) -> None:
+    told = store.manifest
+    assert (told.codes_with_own, told.codes_without_any) == (8, 0)
+    assert (told.without_any_vector, told.covered_by_any) == (0, told.events), "WITHHELD has one too"
+    assert store.joined.shape == (N + 1, told.dim + told.own_dim)
+    assert np.allclose(np.linalg.norm(store.joined, axis=1), 1.0, atol=1e-6)
+    shared = store.joined[:, : told.dim]
+    loner = next(i for i in range(N + 1) if store.label(i) == "LONER")
+    length = np.linalg.norm(shared, axis=1)
+    assert length[loner] == 0
+    assert np.delete(length, loner).min() > 0
+    cosine = (shared * store.vectors).sum(axis=1)
+    assert np.allclose(cosine, length, atol=1e-6), "the first columns point where the harmonised vector does"
+
+
+def test_a_patient_is_looked_for_by_all_codes_and_a_profile_by_those_of_the_release(
+    home: Home, store: CohortStore, tmp_path: Path
+) -> None:
+    asking = Asking(home, store)
+    loner, codes = asking.patient("LONER"), asking.codes(["I50.9"])
+    assert (len(loner.vector), len(codes.vector)) == (store.joined.shape[1], store.manifest.dim)
+    assert find_cohort(store, loner, Filters(), k=5).cosine[0] > 0  # type: ignore[index]
+    # The wrong kind of index is not searched.
+    for query, kind in ((loner, "vectors"), (codes, "joined")):
+        index = patient_index(store, kind=kind, exact=True)  # type: ignore[arg-type]
+        found, right = (find_cohort(store, query, Filters(), k=9, index=i) for i in (index, None))
+        assert found.rows.tolist() == right.rows.tolist()
+    plain = make_home(tmp_path, own_codes=False)
+    told = build_cohort(plain, Window(), machine=MACHINE)
+    assert (told.own_dim, told.codes_with_own, told.codes_without_any) == (0, 0, 1)
+    assert (told.without_any_vector, told.covered_by_any) == (1, told.covered)
+    bare = CohortStore.open(plain)
+    assert not bare.has("joined.bin")
+    assert np.array_equal(bare.vectors, store.vectors), "own codes change no harmonised vector"
+    assert patient_index(bare, kind="joined", exact=True).vectors.shape == bare.vectors.shape
+    with pytest.raises(UsageError, match="no vector"):
+        Asking(plain, bare).patient("LONER")
+
+
+def test_counts_without_floors_do_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = make_home(tmp_path)
+
+    def killed(*_: Any, **__: Any) -> None:
+        assert list(home.work.glob("cohort/own/run-*"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("site_agent.cohort.own.own_vectors", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_cohort(home, Window(), machine=MACHINE)
+    assert not list(home.work.glob("cohort/*"))
 
 
 def test_only_the_owner_may_read_and_every_folder_says_so(home: Home, store: CohortStore) -> None:
@@ -348,6 +402,20 @@ def test_with_and_without_a_graph_the_same_is_found(tmp_path: Path, monkeypatch:
     assert patient_index(CohortStore.open(home)).graph is None
 
 
+def test_patients_like_a_patient_are_found_by_a_graph_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("hnswlib")
+    home = make_home(tmp_path)
+    build_cohort(home, Window(), machine=MACHINE)
+    store = CohortStore.open(home)
+    monkeypatch.setattr("site_agent.cohort.index.EXACT_ROWS", 0)
+    query, index = Asking(home, store).patient("P003"), patient_index(store, kind="joined")
+    assert index.graph is not None
+    found, right = (find_cohort(store, query, Filters(), k=5, index=i) for i in (index, None))
+    assert np.allclose(found.cosine, right.cosine)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -374,7 +442,6 @@ def test_errors_say_what_to_do(home: Home, store: CohortStore, tmp_path: Path) -
     bad.write_text("{}")
     cases = [
         lambda: asking.patient("P999"),
-        lambda: asking.patient("LONER"),
         lambda: asking.codes(["WITHHELD"]),
         lambda: asking.text("xyzzy"),
         lambda: asking.profile(bad),

@@ -24,11 +24,17 @@ from coordinator.estimate import estimate
 from coordinator.harmonize import fit_dim
 from coordinator.union import build_union
 from protocol.release import COOCCURRENCE
+from protocol.study import StudySpec
 from protocol.tfidf import inverse_frequency, patient_vectors
 from site_agent.cohort.gathering import follow_up
 from site_agent.cohort.lift import lift
+from site_agent.cohort.own import joined, own_vectors
+from site_agent.cooccurrence import PairCounts
+from site_agent.gate import allowed_dim, suppress
+from site_agent.views.cooccurrence import cooccurrence_view
 from tests.benchmarks.real import data
 from tests.cms import gem, shared_file
+from tests.inprocess import policy
 
 Array = NDArray[np.float64]
 K = 100
@@ -80,7 +86,9 @@ class Site:
         years: of follow-up.
         flags: one row a patient.
         harmonised: (codes, d), zero where a code was not released.
-        own: the same, of the site's own embedding.
+        own: the same, of the site's own embedding, as it released it.
+        unfloored: the same, as it would release it without floors.
+        inside: the site's own vectors as `cohort build` makes them, which stay at the site.
         anchors: code -> standard code, those that the site gave.
     """
 
@@ -92,6 +100,8 @@ class Site:
     flags: pd.DataFrame
     harmonised: Array
     own: Array
+    unfloored: Array
+    inside: Array
     anchors: Mapping[str, str]
 
     def vectors(self, codes: Array, kept: NDArray[np.bool_] | None = None) -> Array:
@@ -133,7 +143,7 @@ def sites(seed: int, floors: bool, share: float = 0.2) -> tuple[Site, ...]:
         row = dict(zip(release.manifest.codes, own.matrix, strict=True))
         anchors = {release.manifest.codes[a.row]: a.standard for a in release.manifest.anchors}
         assert release.manifest.site == site
-        made.append(_site(system, samples[number], flags, place, row, anchors))
+        made.append(_site(system, samples[number], flags, place, row, anchors, found.study))
     return tuple(made)
 
 
@@ -144,6 +154,7 @@ def _site(
     place: Mapping[str, Array],
     own: Mapping[str, Array],
     anchors: Mapping[str, str],
+    study: StudySpec,
 ) -> Site:
     events = data._events()
     events = events[events["sample"].isin(list(samples))]
@@ -159,16 +170,52 @@ def _site(
     span = pd.Series(day).groupby(patient).agg(["min", "max"])
     years = follow_up(span["min"].to_numpy(), span["max"].to_numpy())
 
+    counts, names_of_codes = data.count(events["patient"], day, f"{system}:" + spelt, study)
+    assert list(names_of_codes) == list(codes)
+    shift, dim = study.embedding.ppmi_shift, study.embedding.dim
+    inside = own_vectors(counts, dim=dim, shift=shift, seed=study.embedding.seed).astype(np.float64)
+
     def table(known: Mapping[str, Array]) -> Array:
         width = len(next(iter(known.values())))
         return np.array([known.get(c, np.zeros(width)) for c in codes], dtype=np.float64)
 
     return Site(
-        system, icd9, np.asarray(codes, dtype=object), days, years, flags.loc[names], table(place), table(own), anchors
-    )  # fmt: skip
+        system=system,
+        icd9=icd9,
+        codes=np.asarray(codes, dtype=object),
+        days=days,
+        years=years,
+        flags=flags.loc[names],
+        harmonised=table(place),
+        own=table(own),
+        unfloored=_unfloored(counts),
+        inside=inside,
+        anchors=anchors,
+    )
 
 
-METHODS = ("one-hot TF-IDF", "un-harmonised", "harmonised", "harmonised, centred")
+def _unfloored(counts: PairCounts) -> Array:
+    """(codes, d) what a site would release of its co-occurrence if the study had no floors; zero where nothing."""
+    study = data.study_of(floors=False)
+    floors, embedding = policy(study), study.embedding
+    kept = suppress(counts, floors, shift=embedding.ppmi_shift)
+    dim = allowed_dim(len(kept.rows), floors, study)
+    view = cooccurrence_view(kept, dim=dim, shift=embedding.ppmi_shift, seed=embedding.seed)
+    vectors = np.zeros((len(counts.code_patients), view.matrix.shape[1]))
+    vectors[kept.rows] = view.matrix
+    return vectors
+
+
+METHODS = (
+    "one-hot TF-IDF",
+    "un-harmonised",
+    "un-harmonised, no floors",
+    "harmonised",
+    "harmonised, centred",
+    "own codes alone",
+    "joined",
+)
+RIVALS = METHODS[:3]
 
 
 def found_flags(site: Site, flag: str, queries: int, seed: int) -> dict[str, dict[str, Array]]:
@@ -186,6 +233,9 @@ def found_flags(site: Site, flag: str, queries: int, seed: int) -> dict[str, dic
     centred /= np.linalg.norm(centred, axis=1, keepdims=True)
     dense = {
         "un-harmonised": site.vectors(site.own, kept),
+        "un-harmonised, no floors": site.vectors(site.unfloored, kept),
+        "own codes alone": site.vectors(site.inside, kept),
+        "joined": site.vectors(joined(site.harmonised, site.inside), kept),
         "harmonised": harmonised,
         "harmonised, centred": centred,
     }

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from protocol.messages import Anchor
 from protocol.release import VerifiedRelease
 from protocol.study import StudySpec, parse_study
-from site_agent.cooccurrence import count_pairs
+from site_agent.cooccurrence import PairCounts, count_pairs
 from site_agent.gate import allowed_dim, make_release, suppress
 from site_agent.views.cooccurrence import cooccurrence_view
 from tests.cms import gem, shared_file
@@ -62,7 +62,7 @@ def hospitals(samples: Sequence[Sequence[int]], *, floors: bool, seed: int = 0) 
         floors: the study's default floors; without them a code needs two patients, so that it can be in a pair at all.
         seed: of the opaque ids.
     """
-    study = _study(floors)
+    study = study_of(floors=floors)
     events, meaning = _events(), gem()
     distinct = sorted(set(events["code"]))
     rng = np.random.default_rng(seed)
@@ -140,6 +140,19 @@ def release(
 ) -> VerifiedRelease:
     """What a site with these events releases: one row an event, the code a CURIE."""
     floors = policy(study)
+    counts, names = count(patient, day, code, study)
+    shift = study.embedding.ppmi_shift
+    kept = suppress(counts, floors, shift=shift)
+    dim = allowed_dim(len(kept.rows), floors, study)
+    view = cooccurrence_view(kept, dim=dim, shift=shift, seed=study.embedding.seed)
+    identity = {"site": site, "sequence": 1, "previous": "", "agent_version": "0", "agent_digest": "0" * 64}
+    return verified(make_release(kept, (view,), names, {}, policy=floors, study=study, identity=identity))
+
+
+def count(
+    patient: Sequence[object], day: NDArray[np.int64], code: Sequence[str], study: StudySpec
+) -> tuple[PairCounts, tuple[str, ...]]:
+    """Pair counts of all patients by the study's rule, and the codes in order."""
     row, codes = pd.factorize(code, sort=True)
     number, _ = pd.factorize(patient, sort=True)
     order = np.lexsort((row, day, number))
@@ -153,17 +166,11 @@ def release(
         window_days=study.counting.window,
         max_events_per_patient=study.counting.max_events_per_patient,
     )
-    shift = study.embedding.ppmi_shift
-    kept = suppress(counts, floors, shift=shift)
-    view = cooccurrence_view(
-        kept, dim=allowed_dim(len(kept.rows), floors, study), shift=shift, seed=study.embedding.seed
-    )
-    identity = {"site": site, "sequence": 1, "previous": "", "agent_version": "0", "agent_digest": "0" * 64}
-    names = tuple(str(c) for c in codes)
-    return verified(make_release(kept, (view,), names, {}, policy=floors, study=study, identity=identity))
+    return counts, tuple(str(c) for c in codes)
 
 
-def _study(floors: bool) -> StudySpec:
+def study_of(*, floors: bool) -> StudySpec:
+    """The study's default floors, or next to none."""
     table: dict[str, object] = {
         "id": "claims",
         "sites": list(SYSTEMS),
