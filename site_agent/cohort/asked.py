@@ -17,7 +17,6 @@ from site_agent.sums.approval import check_not_begun, check_roster, check_terms,
 from site_agent.sums.folder import SumFolder, SumPreview
 from site_agent.sums.questions import COUNTED, answer_data, check_limit, decided, fingerprints
 
-
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 

@@ -22,8 +22,11 @@ from coordinator.library import Library
 from coordinator.sums.drive import run_sum
 from coordinator.sums.opening import open_sum
 from coordinator.sums.outcome import read_outcome
+from coordinator.sums.record import SumStore
 from protocol.codeindex import CodeIndex
 from protocol.errors import GateError, RoundError, UsageError
+from protocol.sections import DifferentialPrivacy
+from protocol.sums import KINDS, SumProposal
 from site_agent.cli import app as site_app
 from site_agent.cohort import CohortStore, Window, build_cohort
 from site_agent.cohort.asked import preview_question
@@ -181,6 +184,24 @@ def test_a_question_means_the_same_whatever_its_title_and_order(consortium: Coho
     assert one.meaning == two.meaning
     assert one.meaning != consortium.question().meaning
     assert dict(one.said)["cosine 0.6 or more with"] == "ICD10CM:I50.9, 0.5 x ICD10CM:I25.1"
+
+
+def test_a_proposal_asks_exactly_its_question_and_a_study_with_noise_asks_none(
+    consortium: CohortConsortium,
+) -> None:
+    proposal = SumStore(consortium.hub.folder / "sums" / "q1").load().proposal
+    stated = proposal.model_dump(mode="json")
+    assert SumProposal.model_validate(stated) == proposal
+    for changed, why in (
+        ({"vocabulary": ["ICD10CM:I50.9"]}, "the vocabulary of a question is the codes that it names"),
+        ({"cohort": None}, "cohort follows from cohort, and from nothing else"),
+        ({"statistic": "margins"}, "margins follows from none of its own"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            SumProposal.model_validate(stated | changed)
+    noisy = consortium.study.model_copy(update={"differential_privacy": DifferentialPrivacy(enabled=True)})
+    assert KINDS["cohort"].unfit(consortium.study) == ()
+    assert "the study asks for noise" in KINDS["cohort"].unfit(noisy)[0]
 
 
 # --- At a site -------------------------------------------------------------------------------------------
