@@ -104,7 +104,7 @@ def test_a_version_has_a_graph_only_where_the_coordinator_asks_for_it(hub: Hub) 
         _ = Library(hub.home).open(1).graph
 
 
-def tests_of(pairs: list[tuple[str, str, float]], study: str) -> pa.Table:
+def table_of(pairs: list[tuple[str, str, float]], study: str) -> pa.Table:
     """What `coordinator graph build` writes, of pairs with a p each; q is twice that."""
     left, right, p = (list(column) for column in zip(*pairs, strict=True))
     ends, n = {"left": left, "right": right}, len(pairs)
@@ -131,10 +131,10 @@ def test_a_version_has_the_p_and_q_of_pooled_tests(tmp_path: Path, monkeypatch: 
     with pytest.raises(UsageError, match="cannot be read"):
         made.run_round(releases(), "r1")
     (made.home.folder / "graph").mkdir()
-    pq.write_table(tests_of(pairs, "0" * 64), made.home.folder / "graph" / "related.parquet")
+    pq.write_table(table_of(pairs, "0" * 64), made.home.folder / "graph" / "related.parquet")
     with pytest.raises(UsageError, match="of another study"):
         made.publish("r1", None)
-    pq.write_table(tests_of(pairs, made.home.study.digest), made.home.folder / "graph" / "related.parquet")
+    pq.write_table(table_of(pairs, made.home.study.digest), made.home.folder / "graph" / "related.parquet")
     made.publish("r1", None)
     edges = pq.read_table(made.home.release_folder(1) / EDGES).to_pylist()
     assert {codes[59]} <= {r["right"] for r in edges if r["relation"] != "direct"}
