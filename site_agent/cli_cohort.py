@@ -12,7 +12,7 @@ import typer
 from protocol.console import out, print_json, progress, shown, table
 from protocol.errors import UsageError
 from protocol.files import write_atomic
-from site_agent import cli_questions
+from site_agent import cli_predict, cli_questions
 from site_agent.cli_options import HERE, HomeOption, JsonOption, MemoryOption, ThreadsOption
 from site_agent.config import Home
 
@@ -25,6 +25,9 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_questions.app, name="questions")
+app.command(epilog="Example: site-agent cohort predict --outcome 'I50*' --at 2021-01-01 --home north")(
+    cli_predict.predict
+)
 
 PatientOption = Annotated[str, typer.Option("--patient", help="Patients like this one.")]
 CodesOption = Annotated[

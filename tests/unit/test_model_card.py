@@ -19,6 +19,7 @@ from coordinator.calibration import Calibration, learn
 from coordinator.config import Citation, Home
 from coordinator.edition import Edition
 from coordinator.harmonize import load_fit
+from coordinator.recogniser.verdict import Audit, Recognised
 from coordinator.report.data import Quality, QualityRow
 from coordinator.report.text import safe_text
 from coordinator.reviewed import Reviewed
@@ -73,6 +74,15 @@ def test_every_version_has_both_files_and_signs_them(hub: Hub) -> None:
     manifest = verify_folder(hub.home.release_folder(2), hub.home.keys.public())
     assert {CARD, DATACITE} <= {f.name for f in manifest.files}
     assert "version 2" in (hub.home.release_folder(2) / CARD).read_text()
+
+
+def test_the_card_says_how_far_a_vector_tells_its_site(edition: Edition) -> None:
+    audit = Audit((Recognised("aligned", "kernel", 0.402, 0.033, 0.101, 185, 390),))
+    text = card(replace(edition, harmonized=replace(edition.harmonized, audit=audit)))
+    assert "| aligned | kernel | 0.402 | 0.101 | 0.301 | 185 |" in text
+    assert "tells its site" not in card(
+        replace(edition, harmonized=replace(edition.harmonized, audit=Audit()))
+    )
 
 
 def test_the_card_has_every_section_with_its_numbers(edition: Edition) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, f1_score, matthews_corrcoef
 
@@ -21,12 +21,14 @@ from tests.synthetic import unit_rows
 labels = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=40)
 
 
+@settings(deadline=None)  # scikit-learn is slow on a busy machine
 @given(labels)
 def test_correlation_is_that_of_scikit_learn(pairs):
     true, said = np.array(pairs).T
     assert correlation(true, said, 3) == pytest.approx(matthews_corrcoef(true, said), abs=1e-12)
 
 
+@settings(deadline=None)  # scikit-learn is slow on a busy machine
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=40))
 def test_presence_scores_are_those_of_scikit_learn(pairs):
     present, said = np.array(pairs).T
