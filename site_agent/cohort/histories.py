@@ -71,8 +71,7 @@ def histories(parts: Iterable[tuple[Int64s, Int32s, Int32s]], day: int, outcome:
     found = np.array(positive, dtype=bool)
     if min(found.sum(), (~found).sum()) < LEAST_OUTCOMES:
         raise UsageError(
-            f"Too few patients to predict: {int(found.sum()):,} have the outcome after that day for the first time, "
-            f"{int((~found).sum()):,} do not",
+            f"Too few patients to predict: {int(found.sum()):,} have the outcome, {int((~found).sum()):,} do not",
             why=f"{LEAST_OUTCOMES} of each are needed, with events before the day and after it",
             do="Choose a commoner outcome, or another day",
         )
