@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from coordinator.config import Home
+from coordinator.nodes import known_nodes
 from coordinator.store import Store
 from coordinator.sums.asking import Asked, asked_for
 from coordinator.sums.drive import restart, run_sum
@@ -50,13 +51,8 @@ def open_for_members(hub: Home, name: str, asked: Asked, days: int) -> SumRecord
     """
     from coordinator.flower.services import Services  # noqa: PLC0415 - Flower takes seconds to import
 
-    store, services = Store(hub.database_url), Services.attach(hub.flower)
-    nodes = {}
-    for site in store.members():
-        path = hub.flower / "nodes" / f"{site.name}.pub"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(site.node_key + "\n")
-        nodes[site.name] = services.register(site.name, path)
+    store = Store(hub.database_url)
+    nodes = known_nodes(hub, store, Services.attach(hub.flower))
     enrolled = {s.name: s.public_keys for s in store.members()}
     return open_sum(hub, name, asked, enrolled=enrolled, nodes=nodes, days=days)
 
