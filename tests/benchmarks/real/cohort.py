@@ -213,9 +213,10 @@ METHODS = (
     "harmonised",
     "harmonised, centred",
     "own codes alone",
+    "own beside own",
     "joined",
 )
-RIVALS = METHODS[:3]
+RIVALS = (*METHODS[:3], "own beside own")
 
 
 def found_flags(site: Site, flag: str, queries: int, seed: int) -> dict[str, dict[str, Array]]:
@@ -235,6 +236,8 @@ def found_flags(site: Site, flag: str, queries: int, seed: int) -> dict[str, dic
         "un-harmonised": site.vectors(site.own, kept),
         "un-harmonised, no floors": site.vectors(site.unfloored, kept),
         "own codes alone": site.vectors(site.inside, kept),
+        # What the site could join by itself: its released vectors where the joined ones have the harmonised.
+        "own beside own": site.vectors(joined(site.own, site.inside), kept),
         "joined": site.vectors(joined(site.harmonised, site.inside), kept),
         "harmonised": harmonised,
         "harmonised, centred": centred,
