@@ -335,7 +335,7 @@ def table(title: str, measured: list[dict[str, dict[str, float]]]) -> str:
                 shown.append(f"{np.mean(values):.0f} {name}")
                 continue
             text = f"{name} {mean_and_error(values)}"
-            if name != "cosine":
+            if name != "cosine" and not row.startswith("error"):
                 text += f" (gain {mean_and_error([m[row][name] - m[row]['cosine'] for m in measured])})"
             shown.append(text)
         lines.append(f"  {row}: " + "; ".join(shown))
