@@ -28,7 +28,7 @@ from coordinator import (
 )
 from coordinator.cli_options import HERE, HomeOption, JsonOption, RoundArgument
 from coordinator.config import Home
-from coordinator.exports import FORMATS, export_release
+from coordinator.exports.formats import FORMATS
 from coordinator.store import Store
 from coordinator.version import VERSION
 from protocol.console import out, print_json, progress, run_app, table
@@ -205,6 +205,8 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Copy a published map out of a verified release in an analyst's format."""
+    from coordinator.exports.writing import export_release  # noqa: PLC0415 - pyarrow takes 40 MB
+
     hub = Home(home)
     known = [p.version for p in Store(hub.database_url).versions()]
     if version not in known:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from coordinator.config import Home
-from coordinator.exports.table import Entry, PublishedMap, read_map
+from coordinator.exports.table import Entry, PublishedMap
 from coordinator.store import Store
 from protocol.arrays import FloatVector
 from protocol.codeindex import CodeIndex, Hit
@@ -84,9 +84,7 @@ class OpenRelease:
             EnvelopeError: the signature does not hold.
         """
         manifest = verify_folder(folder, trust)
-        return cls(
-            folder, manifest, read_map(folder, manifest), CodeIndex.read(folder, manifest, exact=exact)
-        )
+        return cls(folder, manifest, _map(folder, manifest), CodeIndex.read(folder, manifest, exact=exact))
 
     @cached_property
     def entries(self) -> Mapping[str, Entry]:
@@ -262,7 +260,7 @@ class Library:
             EnvelopeError: its signature does not hold.
         """
         version = self.version(number)
-        return read_map(version.folder, self._verified(version))
+        return _map(version.folder, self._verified(version))
 
     def check(self, version: Version) -> None:
         """Return only if a version is, file by file, what was published, and follows the version before it.
@@ -306,3 +304,9 @@ def _check_as_published(version: Version, manifest: PublishedManifest) -> None:
             why=f"its manifest has digest {manifest.digest[:12]}, the database has {version.digest[:12]}",
             do="Restore the folder from a backup; a published version is never changed",
         )
+
+
+def _map(folder: Path, manifest: PublishedManifest) -> PublishedMap:
+    from coordinator.exports.reading import read_map  # noqa: PLC0415 - pyarrow takes 40 MB
+
+    return read_map(folder, manifest)

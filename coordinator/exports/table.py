@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import ValidationError
+from typing import TYPE_CHECKING
 
 from coordinator.exports.predicates import DECIMALS, Predicate, predicate
-from coordinator.exports.tables import CLUSTERS, EVIDENCE, read_rows
 from coordinator.mapping import MappedCode
-from coordinator.reviewed import Reviewed, read_reviews
-from protocol.errors import ProtocolError
 from protocol.messages import PublishedManifest
-from protocol.published import read_listed
 from protocol.study import StudySpec
 from protocol.vocabulary import split_curie
+
+if TYPE_CHECKING:
+    from coordinator.reviewed import Reviewed
+
+# What reads tables stands apart, in `reading`: pyarrow takes 40 MB, and `coordinator serve` waits for months.
 
 
 @dataclass(frozen=True)
@@ -124,30 +120,3 @@ def evidence_line(row: MappedCode) -> str:
 def base_uri(study: StudySpec) -> str:
     """What URIs of a study begin with."""
     return f"{study.base_uri.rstrip('/')}/{study.id}/"
-
-
-def read_map(folder: Path, manifest: PublishedManifest) -> PublishedMap:
-    """The map of a release folder that `verify_folder` has accepted.
-
-    Raises:
-        ProtocolError: the table changed since, or the release is of another version of this software.
-    """
-    listed = {file.name: file for file in manifest.files}
-    try:
-        reviews = read_reviews(folder, manifest)
-        data = [read_listed(folder, manifest, listed[name].name) for name in (CLUSTERS, EVIDENCE)]
-        study = StudySpec.model_validate(manifest.study)
-        entries = [Entry(**row) for row in read_rows(*(pq.read_table(io.BytesIO(d)) for d in data))]
-    except (ValidationError, pa.ArrowException, KeyError) as error:
-        raise ProtocolError(
-            f"The map in {folder} cannot be read",
-            why=f"this software does not know its form ({type(error).__name__})",
-            do=f"Export it with the software that wrote it: {manifest.software}",
-        ) from None
-    judged = (replace(e, accepted=_accepted(e, reviews.get(e.code, ()))) for e in entries)
-    return PublishedMap(manifest, study, tuple(sorted(judged, key=lambda e: e.code)), reviews)
-
-
-def _accepted(entry: Entry, reviews: Sequence[Reviewed]) -> str | None:
-    said = (r for r in reviews if r.settled and r.verdict == "accept" and r.target == entry.standard_code)
-    return next((r.relation for r in said if r.target), None)

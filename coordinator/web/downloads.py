@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from coordinator.exports import FORMATS
+from coordinator.exports.formats import FORMATS
 from coordinator.web import models as m
 from coordinator.web.access import require
 from coordinator.web.exported import MEDIA, Exports, media_type

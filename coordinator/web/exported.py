@@ -8,7 +8,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from coordinator.exports import COPIED, FORMATS, RELATED, WITH_CONCEPTS, export_release
+from coordinator.exports.formats import COPIED, FORMATS, RELATED, WITH_CONCEPTS
+from coordinator.exports.writing import export_release
 from coordinator.graph.published import has_graph
 from coordinator.graph.tables import EDGES
 from coordinator.library import Library, Version

@@ -20,7 +20,7 @@ from coordinator import estimate as estimating
 from coordinator.background import Background
 from coordinator.candidates import Ranking, rank_linked
 from coordinator.explain import COVERAGE, by_clues
-from coordinator.exports.table import read_map
+from coordinator.exports.reading import read_map
 from coordinator.exports.tables import CLUE_STEP, shown_share
 from coordinator.harmonize import Harmonized, fit_releases, load_fit, save_fit
 from coordinator.knowledge.ancestry import kinship

@@ -22,24 +22,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coordinator.edition import Edition
-from coordinator.exports import (
-    COPIED,
-    FORMATS,
-    RELATED,
-    WITH_CONCEPTS,
-    concepts_of,
-    crm,
-    export_release,
-    stcm,
-    usagi,
-)
+from coordinator.exports import crm, stcm, usagi
 from coordinator.exports.cells import guarded, unguarded
 from coordinator.exports.fhir import EQUIVALENCE, RELATIONSHIP, fhir_code
+from coordinator.exports.formats import COPIED, FORMATS, RELATED, WITH_CONCEPTS
 from coordinator.exports.plain import write_csv
 from coordinator.exports.predicates import CLOSE, EXACT, Predicate, predicate
+from coordinator.exports.reading import read_map
 from coordinator.exports.sssom import write_sssom
-from coordinator.exports.table import PublishedMap, read_map
+from coordinator.exports.table import PublishedMap
 from coordinator.exports.tables import clusters_table, evidence_table
+from coordinator.exports.writing import concepts_of, export_release
 from coordinator.mapping import NO_CLUES, Candidate, Evidence, Kinship, KnownPair, Mapping, MappingSet
 from coordinator.naming import one_line
 from protocol.errors import ProtocolError, UsageError

@@ -24,8 +24,9 @@ from coordinator import publish
 from coordinator.cli import app
 from coordinator.client import load_release
 from coordinator.config import Home
-from coordinator.exports import RELATED, export_release
 from coordinator.exports.cells import unguarded
+from coordinator.exports.formats import RELATED
+from coordinator.exports.writing import export_release
 from coordinator.graph import Edges, Graph, building, edges_table, read_edges
 from coordinator.graph.building import build_edges
 from coordinator.graph.published import has_graph

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from coordinator.cli import app
 from coordinator.config import Home
-from coordinator.exports import export_release
 from coordinator.exports.usagi import COLUMNS, _line
+from coordinator.exports.writing import export_release
 from coordinator.review import Reviews
 from coordinator.review.importing import Imported, import_file
 from coordinator.store import Store

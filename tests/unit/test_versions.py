@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from coordinator import publish
 from coordinator.cli import app
-from coordinator.exports import export_release
 from coordinator.exports.table import Entry, PublishedMap
+from coordinator.exports.writing import export_release
 from coordinator.library import Library
 from coordinator.mapping import Candidate, KnownPair
 from coordinator.reviewed import Reviewed

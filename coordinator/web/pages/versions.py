@@ -6,7 +6,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from coordinator.exports import FORMATS
+from coordinator.exports.formats import FORMATS
 from coordinator.graph.tables import EDGES
 from coordinator.versions import CARD, DATACITE
 from coordinator.web.access import PersonDependency
