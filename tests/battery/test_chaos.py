@@ -42,7 +42,7 @@ pytestmark = [
 ]
 full_only = pytest.mark.skipif(not FULL, reason="the full form only: SMILE_BATTERY=full")
 machines_only = pytest.mark.skipif(not MACHINES, reason="namespaces and mounts need root")
-faketime = pytest.mark.skipif(not faults.FAKETIME.exists(), reason="needs Debian's libfaketime")
+compiler = pytest.mark.skipif(not faults.COMPILER, reason="a wrong clock needs a C compiler")
 
 LINES = (
     Named("line of a site cut for 90 s while it collects", faults.partition("north", "collecting", 90)),
@@ -127,7 +127,7 @@ def test_lines_and_disks(play: Play, fault: Named) -> None:
 
 
 @full_only
-@faketime
+@compiler
 @pytest.mark.parametrize("fault", CLOCKS, ids=lambda f: f.name)
 def test_wrong_clocks(play: Play, fault: Named) -> None:
     said(play, fault)
