@@ -25,6 +25,7 @@ from coordinator.sums.drive import run_sum
 from coordinator.sums.opening import open_sum
 from coordinator.sums.outcome import read_outcome
 from coordinator.sums.record import SumStore
+from protocol.console import out
 from protocol.errors import DataError, GateError, ProtocolError, RoundError, StudyError, UsageError
 from protocol.inference import EntrySums, HalfCounts, PairTests, entrywise, fit_margins, smooth, smoothed
 from protocol.pair_index import PairIndex, index_pairs
@@ -304,12 +305,18 @@ def test_too_few_patients_make_no_blocks(copy: Consortium) -> None:
     ],
 )
 def test_a_person_sees_what_the_total_reveals(
-    copy: Consortium, statistic: Statistic, options: dict[str, str], reveals: str, floors: str
+    copy: Consortium,
+    monkeypatch: pytest.MonkeyPatch,
+    statistic: Statistic,
+    options: dict[str, str],
+    reveals: str,
+    floors: str,
 ) -> None:
+    monkeypatch.setattr(out, "_width", 400)  # a table must not break its lines
     given = {k: str(copy.folder / v) if k == "codes" else v for k, v in options.items()}
     proposed(copy, "again", statistic, **given)
     call = ["sums", "preview", "again", "--home", str(copy.homes["north"].folder)]
-    shown = " ".join(CliRunner().invoke(site_app, call, env={"COLUMNS": "400"}).stdout.split())
+    shown = " ".join(CliRunner().invoke(site_app, call).stdout.split())
     assert KINDS[statistic].what in shown
     assert reveals in shown
     assert floors in shown
