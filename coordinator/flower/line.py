@@ -34,6 +34,7 @@ class _Run(Message):
     phase: str
     sites: tuple[Identifier, ...]
     until: float = Field(description="Seconds since the epoch: its deadline.")
+    superlink: int = Field(ge=0, description="Port of the SuperLink that was told of it.")
 
     def serves(self, desk: RoundDesk, phase: str, sites: Sequence[str]) -> bool:
         """Whether it asks these sites, and no other that it is not done with."""
@@ -80,7 +81,11 @@ class FlowerLine:
         services = Services.attach(self._home.flower)
         self._looked[desk.folder] = time.monotonic() + _LOOK_SECONDS
         run = _read(desk)
-        if run is not None:
+        if run is not None and run.superlink != services.superlink_port:
+            # Its ServerApp has ended with the services of then; the SuperLink would wait for a sign of life of it, and
+            # where the clock was set back in between, for as long as it was ahead.
+            self.rest(desk)
+        elif run is not None:
             if not _state(services, run.id).startswith("finished"):
                 if run.serves(desk, phase, sites) and time.time() < run.until + _LATE_SECONDS:
                     return
@@ -93,7 +98,13 @@ class FlowerLine:
         run_id = services.start_run(
             desk, phase, deadline_seconds=seconds, poll_seconds=self._poll, sites=tuple(sites)
         )
-        following = _Run(id=run_id, phase=phase, sites=tuple(sorted(sites)), until=time.time() + seconds)
+        following = _Run(
+            id=run_id,
+            phase=phase,
+            sites=tuple(sorted(sites)),
+            until=time.time() + seconds,
+            superlink=services.superlink_port,
+        )
         write_atomic(_path(desk), following.model_dump_json())
 
     def _paused(self, desk: RoundDesk, run: _Run) -> bool:

@@ -106,6 +106,11 @@ class Services:
         """The port that sites dial."""
         return self._running().fleet
 
+    @property
+    def superlink_port(self) -> int:
+        """The port of the SuperLink on this machine; another one after each start."""
+        return self._running().superlink
+
     # --- Running ---------------------------------------------------------------------------------------
 
     def prepare(self) -> None:
