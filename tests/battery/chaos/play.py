@@ -59,8 +59,10 @@ class Play:
         for site in {s.role.removesuffix("-command") for s in steps if s.fresh} | ({fresh} - {""}):
             self._release(site)
         self._insist(lambda: fed.command("hub", "round", "open", scene.name), unless=scene.name)
-        begin, driver = time.monotonic(), fed.drive(scene.name)
+        begin = time.monotonic()
+        fed.drive(scene.name)
         act(scene)
+        driver = fed.services[f"round-{scene.name}"]  # a fault may have put another in its place
         fed.until(f"the end of round {scene.name} ({fault})", lambda: driver.done, LONGEST)
         ended = driver.ended[-1].at
         burnt = [fed.folder / "burnt" / step.id for step in steps]
