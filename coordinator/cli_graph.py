@@ -48,7 +48,7 @@ def graph_build(
         found = pooled_graph(hub, alone, blocks)
         step("writing", 0.8)
         rows = tests_table(found)
-        files = write_tests(folder, rows)
+        files = write_tests(folder, found, rows)
     said = _summary(found)
     if json:
         print_json(said | {"files": [str(f) for f in files]})
@@ -62,7 +62,7 @@ def graph_build(
     columns = ["left", "right", "count", "expected", "q"]
     cells = [[r["left"], r["right"], r["count"], f"{r['expected']:.1f}", f"{r['q']:.2g}"] for r in shown]
     table(f"The {len(shown)} surest", columns, cells)
-    out.print(f"Wrote {files[0]} and {files[1].name}.", markup=False)
+    out.print(f"Wrote {files[0]}, {' and '.join(f.name for f in files[1:])}.", markup=False)
 
 
 def _summary(found: PooledGraph) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,7 @@ from coordinator.estimate import Progress
 from coordinator.exports.sssom import write_sssom
 from coordinator.exports.tables import CLUSTERS, EVIDENCE, clusters_table, evidence_table
 from coordinator.flower.desk import RoundDesk
-from coordinator.graph.edges import Edges, Significance
+from coordinator.graph.structure import STRUCTURE, structure_table
 from coordinator.graph.tables import EDGES, edges_table
 from coordinator.harmonize import Harmonized
 from coordinator.index import write_index
@@ -47,6 +48,9 @@ from protocol.study import StudySpec
 
 CONSORTIUM = "consortium"
 _DELIVERY_DAYS = 90
+
+if TYPE_CHECKING:
+    from coordinator.graph.building import Related
 
 
 def next_version(store: Store) -> int:
@@ -129,15 +133,9 @@ def publish(home: Home, store: Store, edition: Edition, progress: Progress | Non
 def _publish(home: Home, store: Store, edition: Edition, tell: Progress) -> Path:
     graph = None
     if home.config.graph:
-        from coordinator.graph.building import build_edges  # noqa: PLC0415 - its compiler takes a second to import
+        from coordinator.graph.building import relate  # noqa: PLC0415 - its compiler takes a second to import
 
-        mappings = edition.harmonized.mappings
-        graph = build_edges(
-            mappings,
-            tested=_tested(home, mappings),
-            q_most=home.study.graph.fdr,
-            progress=lambda share: tell("relating codes", 0.4 + 0.4 * share),
-        )
+        graph = relate(home, edition, lambda share: tell("relating codes", 0.4 + 0.4 * share))
     tell("writing the release", 0.8)
     target = home.release_folder(edition.version)
     # A folder that the store does not know is left from a publication that did not end.
@@ -165,16 +163,6 @@ def _publish(home: Home, store: Store, edition: Edition, tell: Progress) -> Path
     given = [r.manifest.site for r in edition.releases]
     store.record_published(edition.version, edition.round, manifests[CONSORTIUM].digest, given)
     return target
-
-
-def _tested(home: Home, mappings: MappingSet) -> Significance | None:
-    """What the tests of association say of the release's codes; None where the coordinator names no table."""
-    if not home.config.graph_tests:
-        return None
-    from coordinator.graph.tested import read_tests  # noqa: PLC0415 - only few coordinators have tests
-
-    codes = [row.code for row in mappings.rows]
-    return read_tests(home.folder / home.config.graph_tests, codes, home.study.digest)
 
 
 def visible(study: StudySpec, mappings: MappingSet, audience: str) -> npt.NDArray[np.bool_]:
@@ -206,7 +194,7 @@ def _told(study: StudySpec, rows: Iterable[Mapping], audience: str) -> tuple[Map
 
 
 def _write(
-    folder: Path, edition: Edition, audience: str, keys: PrivateKeys, graph: Edges | None
+    folder: Path, edition: Edition, audience: str, keys: PrivateKeys, graph: Related | None
 ) -> PublishedManifest:
     study = edition.study
     folder.mkdir()
@@ -227,7 +215,9 @@ def _write(
     if graph is not None:
         (folder / EDGES).parent.mkdir(mode=0o755)
         # Which codes another site's local code is related to would tell of it: neither end may be hidden.
-        pq.write_table(edges_table(graph.among(set(codes))), folder / EDGES)
+        pq.write_table(edges_table(graph.edges.among(set(codes))), folder / EDGES)
+        if graph.structure is not None:
+            pq.write_table(structure_table(codes, graph.structure[kept]), folder / STRUCTURE)
     write_reviews(folder, edition.reviews, codes)
     write_report(folder / "report.html", edition, mask)
     write_card(folder, edition, mappings)

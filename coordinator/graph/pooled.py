@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from coordinator.config import Home
+from coordinator.graph.structure import unit_rows
 from coordinator.sums.asking import finished, proposal_of
 from coordinator.sums.outcome import read_outcome
 from protocol.errors import ProtocolError, UsageError
@@ -35,7 +36,7 @@ class PooledGraph:
         alone_q: (m,) its q-values.
         smooth: tested by the smoothed matrix; None without a sum of graph-blocks.
         smooth_q: (m,) its q-values.
-        rank: eigenpairs of the smoother; 0 where there is none.
+        structure: (n, rank) each code's row of U f(L)^(1/2) at unit length, zero where the smoother lacks it; None as above.
         notes: what a reader must know of these tests, in sentences.
     """
 
@@ -48,8 +49,13 @@ class PooledGraph:
     alone_q: Floats
     smooth: PairTests | None
     smooth_q: Floats | None
-    rank: int
+    structure: Floats | None
     notes: tuple[str, ...]
+
+    @property
+    def rank(self) -> int:
+        """Eigenpairs of the smoother; 0 where there is none."""
+        return 0 if self.structure is None else self.structure.shape[1]
 
     @property
     def test(self) -> str:
@@ -86,9 +92,9 @@ def pooled_graph(home: Home, alone: str, blocks: str = "") -> PooledGraph:
     pairs = tested_pairs(rows, home.study)
     _check_pairs(home, alone, pairs, codes)
     own = entrywise(EntrySums.of(values), pairs, delta=rules.delta, minimum=rules.minimum_expected)
-    sums, notes, tests, rank = [alone], [], None, 0
+    sums, notes, tests, structure = [alone], [], None, None
     if blocks:
-        tests, rank, other = _smoothed(home, blocks, codes, rows, pairs)
+        tests, structure, other = _smoothed(home, blocks, codes, rows, pairs)
         sums += [other.name, blocks]
         if other.sites != result.sites:
             notes.append(
@@ -105,15 +111,15 @@ def pooled_graph(home: Home, alone: str, blocks: str = "") -> PooledGraph:
         alone_q=own.q(rules.method),
         smooth=tests,
         smooth_q=None if tests is None else tests.q(rules.method),
-        rank=rank,
+        structure=structure,
         notes=tuple(notes),
     )
 
 
 def _smoothed(
     home: Home, blocks: str, codes: tuple[str, ...], rows: tuple[int, ...], pairs: PairIndex
-) -> tuple[PairTests, int, PooledSum]:
-    """The smoothed test, the rank of its smoother, and the sum of half-samples that it follows from."""
+) -> tuple[PairTests, Floats, PooledSum]:
+    """The smoothed test, the codes' places in its smoother, and the sum of half-samples that it follows from."""
     result, values, own = finished(home, blocks, "graph-blocks")
     graph = need(proposal_of(home, result).graph)
     halves = need(graph.halves)
@@ -145,7 +151,9 @@ def _smoothed(
     smoothing = pooled_smoother(pooled, pairs, home.study)
     variance = from_fixed(values[:-1], VARIANCE_BITS)
     tests = smoothed(smoothing, pairs, variance, int(values[-1]), delta=home.study.graph.delta)
-    return tests, len(smoothing.values), before
+    places = np.zeros((len(codes), len(smoothing.values)))
+    places[pairs.order] = unit_rows(smoothing.coordinates())
+    return tests, places, before
 
 
 def _check_pairs(home: Home, name: str, pairs: PairIndex, codes: tuple[str, ...]) -> None:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from coordinator.exports.table import Entry
 from coordinator.graph.queries import Graph
+from coordinator.graph.structure import STRUCTURE, places
 from coordinator.graph.tables import EDGES, read_edges
 from protocol.errors import ProtocolError, UsageError
 from protocol.messages import PublishedManifest
@@ -41,14 +42,20 @@ def read_graph(folder: Path, manifest: PublishedManifest, entries: Iterable[Entr
             do="The coordinator sets graph = true in coordinator.toml and publishes the next version with it",
         )
     rows = sorted(entries, key=lambda e: e.code)
+    edges = read_edges(_table(folder, manifest, EDGES), tuple(e.code for e in rows))
+    names = {e.code: e.name for e in rows if e.name}
+    structure = None
+    if any(file.name == STRUCTURE for file in manifest.files):
+        structure = places(_table(folder, manifest, STRUCTURE), edges.codes)
+    return Graph(edges, names, {e.code: e.category for e in rows}, structure)
+
+
+def _table(folder: Path, manifest: PublishedManifest, name: str) -> pa.Table:
     try:
-        table = pq.read_table(io.BytesIO(read_listed(folder, manifest, EDGES)))
+        return pq.read_table(io.BytesIO(read_listed(folder, manifest, name)))
     except pa.ArrowException as error:
         raise ProtocolError(
             "The graph of the release cannot be read",
-            why=f"{EDGES} is no Parquet file ({type(error).__name__})",
+            why=f"{name} is no Parquet file ({type(error).__name__})",
             do="Get the release again",
         ) from None
-    edges = read_edges(table, tuple(e.code for e in rows))
-    names = {e.code: e.name for e in rows if e.name}
-    return Graph(edges, names, {e.code: e.category for e in rows})

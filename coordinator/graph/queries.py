@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coordinator.graph.edges import RELATIONS, Edges
+from coordinator.graph.structure import relatedness
 from protocol.errors import UsageError
 
 Array = NDArray[np.float64]
@@ -36,15 +37,19 @@ class Guess:
     """A code of another category, ranked for one code.
 
     Attributes:
+        score: by which codes are ranked, `structure.relatedness`.
         weight: of the edge between them; 0 without one.
-        cosine: of their vectors, which orders codes of equal weight.
+        cosine: of their vectors.
+        structure: cosine of their places in the smoothed matrix of relations; None where it lacks one of them.
         q: None without an edge, or where the pair was not tested.
     """
 
     code: str
     name: str
+    score: float
     weight: float
     cosine: float
+    structure: float | None
     q: float | None
 
 
@@ -55,10 +60,18 @@ class Graph:
         edges: of the graph.
         names: code -> its name, where that is known.
         categories: code -> its category.
+        structure: (n, k) places of the edges' codes in the smoothed matrix of relations, unit or zero rows; None without tests
+            that were smoothed.
     """
 
-    def __init__(self, edges: Edges, names: Mapping[str, str], categories: Mapping[str, str]) -> None:
-        self.edges, self.names, self.categories = edges, names, categories
+    def __init__(
+        self,
+        edges: Edges,
+        names: Mapping[str, str],
+        categories: Mapping[str, str],
+        structure: Array | None = None,
+    ) -> None:
+        self.edges, self.names, self.categories, self.structure = edges, names, categories, structure
         self._place = {code: i for i, code in enumerate(edges.codes)}
         ends = np.concatenate([edges.left, edges.right])
         order = np.argsort(ends, kind="stable")
@@ -138,7 +151,7 @@ class Graph:
     def ranking(self, code: str, category: str, vectors: ArrayLike, *, k: int | None = None) -> list[Guess]:
         """All codes of a category, the likeliest relation first: a drug's indications, say.
 
-        By the weight of the edge, a pair without one counting 0; equal ones by cosine, then by code.
+        By `relatedness`: cosine, weight of the edge, a pair without one counting 0, and structure; equal ones by code.
 
         Args:
             code: for which codes are ranked.
@@ -160,13 +173,18 @@ class Graph:
         at = np.array([edge.get(i, -1) for i in others], dtype=np.intp)
         weight = np.zeros(len(rows))
         weight[at >= 0] = np.nan_to_num(self.edges.weight[at[at >= 0]])
-        order = np.lexsort((rows, -cosine, -weight))[:k]
+        alike = None if self.structure is None else self.structure[rows] @ self.structure[here]
+        held = [] if self.structure is None else self.structure[rows].any(axis=1) & self.structure[here].any()
+        score = relatedness(cosine, weight, alike)
+        order = np.lexsort((rows, -score))[:k]
         return [
             Guess(
                 self.edges.codes[rows[i]],
                 self.names.get(self.edges.codes[rows[i]], ""),
+                float(score[i]),
                 float(weight[i]),
                 float(cosine[i]),
+                float(alike[i]) if alike is not None and held[i] else None,
                 _known(self.edges.q[at[i]]) if at[i] >= 0 else None,
             )
             for i in order

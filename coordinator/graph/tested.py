@@ -1,4 +1,4 @@
-"""`related.parquet` and `related.csv` of `coordinator graph build`: the schema is its documentation."""
+"""`related.parquet`, `related.csv` and `structure.parquet` of `coordinator graph build`: the schema is its documentation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from coordinator.exports.cells import csv_bytes
 from coordinator.graph.edges import Significance
 from coordinator.graph.pooled import PooledGraph
+from coordinator.graph.structure import ABOUT, STRUCTURE, structure_table
 from protocol.errors import UsageError
 from protocol.files import write_atomic
 from protocol.inference import PairTests
 
 TABLES: Final = ("related.parquet", "related.csv")
-_ABOUT: Final = b"smile-federation"
 
 
 def _field(name: str, kind: pa.DataType, meaning: str, *, nullable: bool = False) -> pa.Field:
@@ -66,8 +66,11 @@ def tests_table(graph: PooledGraph) -> pa.Table:
         *_columns(graph.decisive, graph.q, order),
         *_columns(graph.alone, graph.alone_q, order),
     ]
-    about = {"study": graph.study, "sums": graph.sums, "sites": graph.sites, "test": graph.test}
-    return pa.table(columns, schema=SCHEMA.with_metadata({_ABOUT: json.dumps(about).encode()}))
+    return pa.table(columns, schema=SCHEMA.with_metadata({ABOUT: json.dumps(_about(graph)).encode()}))
+
+
+def _about(graph: PooledGraph) -> dict[str, object]:
+    return {"study": graph.study, "sums": graph.sums, "sites": graph.sites, "test": graph.test}
 
 
 def _columns(tests: PairTests, q: npt.NDArray[np.float64], order: npt.NDArray[Any]) -> list[pa.Array]:
@@ -80,18 +83,26 @@ def _columns(tests: PairTests, q: npt.NDArray[np.float64], order: npt.NDArray[An
     ]
 
 
-def write_tests(folder: Path, table: pa.Table) -> tuple[Path, ...]:
-    """Write both files, readable by this user only: they hold pooled counts; files of these names are replaced.
+def write_tests(folder: Path, graph: PooledGraph, table: pa.Table) -> tuple[Path, ...]:
+    """Write the files, readable by this user only: they hold pooled counts; files of these names are replaced.
+
+    Args:
+        folder: made if it is not there.
+        graph: whose structure is written, where it was smoothed.
+        table: its `tests_table`.
 
     Raises:
         UsageError: the folder cannot be written to.
     """
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
     rows = zip(*(c.to_pylist() for c in table.columns), strict=True)
-    files = dict(zip(TABLES, (sink.getvalue(), csv_bytes(table.column_names, rows)), strict=True))
+    files = dict(zip(TABLES, (_parquet(table), csv_bytes(table.column_names, rows)), strict=True))
+    structure = Path(STRUCTURE).name
+    if graph.structure is not None:
+        files[structure] = _parquet(structure_table(graph.codes, graph.structure, _about(graph)))
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One of earlier sums does not go with these tests.
+        (folder / structure).unlink(missing_ok=True)
         for name, data in files.items():
             write_atomic(folder / name, data)
     except OSError as error:
@@ -101,6 +112,12 @@ def write_tests(folder: Path, table: pa.Table) -> tuple[Path, ...]:
             do="Name another folder",
         ) from None
     return tuple(folder / name for name in files)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
 
 
 def read_tests(path: Path, codes: Sequence[str], study: str) -> Significance:
@@ -118,7 +135,7 @@ def read_tests(path: Path, codes: Sequence[str], study: str) -> Significance:
     """
     try:
         table = pq.read_table(path)
-        about = json.loads((table.schema.metadata or {})[_ABOUT])
+        about = json.loads((table.schema.metadata or {})[ABOUT])
         columns = [table.column(c).to_numpy() for c in ("left", "right", "p", "q")]
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise UsageError(

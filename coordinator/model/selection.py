@@ -38,7 +38,8 @@ Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 
 _BLOCK = 128  # codes whose cosines are held at once, by each thread
-_NO_LOSS = 1e-6  # smaller losses count as this: a half may not know a code at all
+_NO_LOSS = 1e-6  # smaller losses count as this
+_KNOWN = 0.5  # of a code's candidates, by squared cosine, that both halves must know to choose its lambda
 _LEAST_TOLERANCE = 1e-12  # nearer to rounding descent would not end
 
 
@@ -108,12 +109,13 @@ def select_neighbours(
 
     averaged over fitting on either half and validating on the other, df the number of non-zero weights and p the columns
     of the training embedding; the weights at that lambda are then fitted on `vectors`. The training loss has no part in it:
-    on real counts it kept two to three times as many pairs, of which fewer came back in other patients. Without halves there
-    is nothing else, and log(loss) + 2 degrees * df / p is minimised on `vectors` (AIC for degrees = 1), where df <= p / 2.
+    on real counts it kept two to three times as many pairs, of which fewer came back in other patients. Without halves, and
+    for a code that a half does not know, or of whose candidates the halves know less than half (by squared cosine), there is
+    nothing else, and log(loss) + 2 degrees * df / p is minimised on `vectors` (AIC for degrees = 1), where df <= p / 2.
 
     Args:
         vectors: (n, p) unit rows; a zero row has no neighbours.
-        halves: (n, p1) and (n, p2), unit or zero rows of the same codes.
+        halves: (n, p1) and (n, p2), unit rows of the same codes; zero rows of codes that a half does not know.
         family: (n,) integer labels: a code's cluster or ontology parent. Codes of one label are not regressed on each other;
             a negative label is no family.
         rule: of selection.
@@ -173,10 +175,11 @@ class _Done:
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """The checked input."""
+    """The checked input; `shared` (n,) says which codes both halves know."""
 
     vectors: Array
     halves: tuple[Array, Array] | None
+    shared: NDArray[np.bool_]
     family: NDArray[np.int64]
     rule: Rule
 
@@ -195,7 +198,10 @@ class _Work:
         for name, rows in (("family", labels), *zip(("halves[0]", "halves[1]"), two or (), strict=False)):
             if len(rows) != n:
                 raise ValueError(f"{name} has {len(rows)} rows and the vectors have {n}")
-        return cls(whole, two, labels.astype(np.int64), rule)
+        shared = np.zeros(n, dtype=np.bool_)
+        if two is not None:
+            shared[:] = two[0].any(axis=1) & two[1].any(axis=1)
+        return cls(whole, two, shared, labels.astype(np.int64), rule)
 
     def block(self, start: int) -> _Done:
         """Codes from `start` on, as many as a block has."""
@@ -255,20 +261,27 @@ class _Work:
         greatest = float(np.max(_gram(self.vectors, j, inside)[1] ** 2)) / rule.alpha
         lambdas = greatest * np.geomspace(1.0, rule.least, rule.steps)
         total = np.zeros(rule.steps)
-        if self.halves is None:
-            loss, _, df = self._path(self.vectors, self.vectors, j, inside, lambdas)
-            total = np.log(np.maximum(loss, _NO_LOSS)) + 2.0 * rule.degrees * df / self.vectors.shape[1]
+        if self.halves is None or not self._known(j, inside):
+            most = self.vectors.shape[1] / 2.0
+            loss, _, df = self._path(self.vectors, self.vectors, j, inside, lambdas, most)
+            # Past `most` the loss is infinite too; 0 degrees of an infinite df would be no number.
+            cost = 2.0 * rule.degrees / self.vectors.shape[1]
+            total = np.log(np.maximum(loss, _NO_LOSS)) + cost * np.where(np.isinf(loss), 0.0, df)
         else:
             for own, other in (self.halves, self.halves[::-1]):
-                _, loss, df = self._path(own, other, j, inside, lambdas)
+                _, loss, df = self._path(own, other, j, inside, lambdas, np.inf)
                 total += np.log(np.maximum(loss, _NO_LOSS)) + rule.degrees * df / own.shape[1]
         return float(lambdas[np.argmin(total)])
 
+    def _known(self, j: int, inside: Index) -> bool:
+        """Whether both halves know the code and most of what is near it: if not, no lambda helps there and the largest wins."""
+        near = (self.vectors[inside] @ self.vectors[j]) ** 2
+        return bool(self.shared[j] and near @ self.shared[inside] >= _KNOWN * near.sum())
+
     def _path(
-        self, own: Array, other: Array, j: int, inside: Index, lambdas: Array
+        self, own: Array, other: Array, j: int, inside: Index, lambdas: Array, most: float
     ) -> tuple[Array, Array, Array]:
         scaled, cosine = _gram(own, j, inside)
-        most = own.shape[1] / 2.0 if self.halves is None else np.inf
         return path(
             scaled, cosine, other[inside], other[j], lambdas, self.rule.alpha, self.rule.tolerance, most
         )

@@ -204,6 +204,10 @@ class Smoothing:
         """
         return np.asarray(np.sqrt(self.values**2 - self.threshold**2))
 
+    def coordinates(self) -> Floats:
+        """(p, k) U f(L)^(1/2), by rank: its inner products are the smoothed matrix, so rows alike are codes related alike."""
+        return np.asarray(self.vectors * np.sqrt(self.shrunk()))
+
     def slopes(self) -> Floats:
         """(k, k) the divided differences (f_a - f_b) / (l_a - l_b), on the diagonal f'(l_a) = l_a / f_a."""
         f, values = self.shrunk(), self.values

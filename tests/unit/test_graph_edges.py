@@ -227,13 +227,28 @@ def test_features_are_the_nearest_positive_direct_codes_of_each_category() -> No
     assert set(rows(part)) == {("A:1", "A:2"), ("A:1", "B:1")}
 
 
-def test_a_ranking_puts_edges_before_cosines() -> None:
+def test_a_ranking_adds_cosine_weight_and_structure() -> None:
     graph, points = Graph(example(), NAMES, CATEGORIES), vectors()
-    ranked = graph.ranking("A:2", "condition", points)
-    assert [g.code for g in ranked] == ["B:2", "B:3", "B:1"]
-    assert ranked[0].weight == pytest.approx(0.05) and ranked[1].weight == 0.0 and ranked[1].q == 0.02
-    assert ranked[2].cosine == pytest.approx(points[1] @ points[2])
+    ranked = {g.code: g for g in graph.ranking("A:2", "condition", points)}
+    assert {c: g.weight for c, g in ranked.items()} == {"B:1": -0.1, "B:2": pytest.approx(0.05), "B:3": 0.0}
+    assert ranked["B:3"].q == 0.02 and ranked["B:1"].cosine == pytest.approx(points[1] @ points[2])
+    for guess in ranked.values():
+        assert guess.score == pytest.approx(guess.cosine + 3 * guess.weight) and guess.structure is None
+    order = [g.score for g in ranked.values()]
+    assert order == sorted(order, reverse=True)
     assert len(graph.ranking("A:2", "condition", points, k=2)) == 2
+    # Where A:2 and B:1 stand alike, and nothing is known of B:3.
+    alike = np.zeros((5, 3))
+    alike[[1, 2]], alike[3] = np.eye(3)[0], np.eye(3)[1]
+    placed = {
+        g.code: g for g in Graph(example(), NAMES, CATEGORIES, alike).ranking("A:2", "condition", points)
+    }
+    assert {c: g.structure for c, g in placed.items()} == {"B:1": 1.0, "B:2": 0.0, "B:3": None}
+    assert {c: pytest.approx(g.score - ranked[c].score) for c, g in placed.items()} == {
+        "B:1": 0.5,
+        "B:2": 0.0,
+        "B:3": 0.0,
+    }
 
 
 @pytest.mark.parametrize("few", [15, 200])

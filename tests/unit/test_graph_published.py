@@ -30,6 +30,7 @@ from coordinator.exports.writing import export_release
 from coordinator.graph import Edges, Graph, building, edges_table, read_edges
 from coordinator.graph.building import build_edges
 from coordinator.graph.published import has_graph
+from coordinator.graph.structure import STRUCTURE, structure_table
 from coordinator.graph.tables import EDGES
 from coordinator.graph.tested import SCHEMA as TESTS
 from coordinator.library import Library, OpenRelease
@@ -39,6 +40,7 @@ from protocol.errors import ProtocolError, UsageError
 from protocol.published import verify_folder
 from tests.big_release import big_home
 from tests.hub import STUDY, Hub, releases
+from tests.synthetic import unit_rows
 from tests.web import HOSTILE, Web, copy_home, web
 
 OWN_SITE = STUDY.replace("minimum_sites", 'publish_local_codes = "own-site"\nminimum_sites')
@@ -143,6 +145,31 @@ def test_a_version_has_the_p_and_q_of_pooled_tests(tmp_path: Path, monkeypatch: 
     assert all((r["p"], r["q"]) == (0.001, 0.002) for r in edges if r["right"] == codes[59])
     assert all((r["p"], r["q"]) == (0.4, 0.8) for r in edges if r["right"] in codes[:59])
     assert all(r["p"] is None for r in edges if "WEST:" in r["left"] + r["right"])
+    assert not (made.home.release_folder(1) / STRUCTURE).exists()
+    rank_by_structure(made, codes)
+
+
+def rank_by_structure(made: Hub, codes: list[str]) -> None:
+    """Version 2 has places of the first thirty codes, in which the first two are alike."""
+    rng = np.random.default_rng(7)
+    points = np.vstack([unit_rows(rng, 30, 5), np.zeros((30, 5))])
+    points[1] = points[0]
+    tests = made.home.folder / "graph" / "related.parquet"
+    about = json.loads(pq.read_schema(tests).metadata[b"smile-federation"])
+    pq.write_table(structure_table(codes, points, about), tests.with_name("structure.parquet"))
+    made.run_round(releases(), "r2")
+    folder = made.home.release_folder(2)
+    assert pq.read_table(folder / STRUCTURE)["code"].to_pylist() == codes[:30]
+    graph = Library(made.home).open(2).graph
+    category = graph.categories[codes[0]]
+    vectors = np.eye(len(graph.edges.codes))
+    ranked = graph.ranking(codes[0], category, vectors)
+    structure = {g.code: g.structure for g in ranked}
+    assert structure[codes[1]] == pytest.approx(1.0)
+    assert {c for c, value in structure.items() if value is not None} == set(codes[1:30])
+    for guess in ranked:
+        assert guess.score == pytest.approx(guess.cosine + 3 * guess.weight + 0.5 * (guess.structure or 0.0))
+    assert [g.score for g in ranked] == sorted((g.score for g in ranked), reverse=True)
 
 
 def test_no_site_sees_what_another_s_local_code_is_related_to(hub: Hub) -> None:
@@ -245,7 +272,9 @@ def test_the_client_answers_as_the_graph(home: Home, opened: OpenRelease) -> Non
     assert all(n.sign > 0 for group in release.features(code).values() for n in group)
     ranked = release.ranking(code, wanted)
     assert len(ranked) == sum(e.category == wanted and e.code != code for e in opened.map.entries)
-    assert [g.weight for g in ranked] == sorted((g.weight for g in ranked), reverse=True)
+    assert [g.score for g in ranked] == sorted((g.score for g in ranked), reverse=True)
+    assert ranked[0].score == pytest.approx(ranked[0].cosine + 3 * ranked[0].weight)
+    assert {g.structure for g in ranked} == {None}
     points = {c: release.vector(c) for c in (code, ranked[0].code)}
     assert ranked[0].cosine == pytest.approx(float(points[code] @ points[ranked[0].code]), abs=1e-5)
     for asked in (lambda: release.related("ICD10CM:none"), lambda: release.ranking(code, "nothing")):

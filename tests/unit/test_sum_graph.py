@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from coordinator.cli import app
 from coordinator.flower import post
 from coordinator.graph import pooled
 from coordinator.graph.pooled import pooled_graph
+from coordinator.graph.structure import read_structure, structure_table
 from coordinator.graph.tested import SCHEMA, read_tests
 from coordinator.sums.asking import asked_for, basis_of
 from coordinator.sums.drive import run_sum
@@ -430,6 +432,53 @@ def test_the_command_writes_all_tested_pairs(finished: Consortium, tmp_path: Pat
     assert f"{int((found.alone_q <= found.rules.fdr).sum()):,} of {len(found.q):,} tested pairs" in text
     alone = pq.read_table(tmp_path / "related.parquet")
     np.testing.assert_array_equal(alone["p"], alone["alone_p"])
+
+
+def test_the_structure_is_that_of_the_smoothed_test(finished: Consortium, tmp_path: Path) -> None:
+    def build(*sums: str) -> None:
+        command = ["graph", "build", *sums, "--home", str(finished.hub.folder), "--output", str(tmp_path)]
+        assert CliRunner().invoke(app, command).exit_code == 0
+
+    build("alone", "blocks")
+    found = pooled_graph(finished.hub, "alone", "blocks")
+    codes = ["SOUTH:L01", *found.codes[::-1]]
+    read = read_structure(tmp_path / "related.parquet", codes)
+    assert read is not None and read.shape == (len(codes), found.rank) and not read[0].any()
+    smooth, structure = found.smooth, found.structure
+    assert smooth is not None and structure is not None
+    np.testing.assert_allclose(read[:0:-1], structure, atol=1e-6)
+    lengths = np.linalg.norm(structure, axis=1)
+    assert np.all((np.abs(lengths - 1.0) < 1e-9) | (lengths == 0.0)) and (lengths > 0).sum() > 10
+    # Codes that stand alike relate to the same codes: their smoothed log ratios agree.
+    seen = np.isfinite(smooth.error)
+    value = np.einsum("ij,ij->i", structure[smooth.row], structure[smooth.column])[seen]
+    assert np.corrcoef(value, np.sign(smooth.log_ratio[seen]))[0, 1] > 0.5
+    # Tests that were not smoothed leave none behind, not even an older one.
+    build("alone")
+    assert not (tmp_path / "structure.parquet").exists()
+    assert read_structure(tmp_path / "related.parquet", codes) is None
+
+
+def test_structure_of_other_sums_or_of_another_form_is_refused(finished: Consortium, tmp_path: Path) -> None:
+    home, tests = str(finished.hub.folder), tmp_path / "related.parquet"
+    CliRunner().invoke(app, ["graph", "build", "alone", "blocks", "--home", home, "--output", str(tmp_path)])
+    path = tmp_path / "structure.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"smile-federation": "{}"}), path)
+    with pytest.raises(UsageError, match="is from other sums than related"):
+        read_structure(tests, CODES)
+    path.write_text("no table")
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_structure(tests, CODES)
+    about = pq.read_schema(tests).metadata
+    for columns in ({"code": ["A"]}, {"code": ["A"], "vector": ["text"]}):
+        pq.write_table(pa.table(columns).replace_schema_metadata(about), path)
+        with pytest.raises(ProtocolError, match="has another form"):
+            read_structure(tests, CODES)
+    broken = structure_table([CODES[0]], np.array([[np.nan, 1.0]])).replace_schema_metadata(about)
+    pq.write_table(broken, path)
+    with pytest.raises(ProtocolError, match="a number that is none"):
+        read_structure(tests, CODES)
 
 
 def test_a_release_takes_the_tests_of_its_codes(finished: Consortium, tmp_path: Path) -> None:

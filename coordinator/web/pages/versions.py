@@ -7,6 +7,7 @@ from typing import Final
 from fastapi import APIRouter, Request, Response
 
 from coordinator.exports.formats import FORMATS
+from coordinator.graph.structure import STRUCTURE
 from coordinator.graph.tables import EDGES
 from coordinator.versions import CARD, DATACITE
 from coordinator.web.access import PersonDependency
@@ -41,6 +42,7 @@ FILES: Final = {
     "reviews.parquet": "what people had said by then",
     "embeddings.parquet": "the vectors",
     EDGES: "related codes, a row a pair",
+    STRUCTURE: "where codes stand in the smoothed relations",
     "index/vectors.safetensors": "the vectors for search",
     "index/labels.json": "their codes",
     "index/hnsw.bin": "the search graph",
