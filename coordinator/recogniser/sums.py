@@ -37,7 +37,9 @@ def unit_tables(tables: Sequence[Array]) -> tuple[Array, ...]:
     return tuple(table / np.maximum(np.linalg.norm(table, axis=1, keepdims=True), 1e-12) for table in cut)
 
 
-def draw_sums(tables: Sequence[Array], n: int, terms: int, rng: np.random.Generator) -> Sums:
+def draw_sums(
+    tables: Sequence[Array], n: int, terms: int, rng: np.random.Generator, *, fewest: int = 0
+) -> Sums:
     """Sums of `terms` vectors: each of a source drawn at random, and of that source any vector.
 
     With one term this is isolation, with more a composite.
@@ -47,20 +49,26 @@ def draw_sums(tables: Sequence[Array], n: int, terms: int, rng: np.random.Genera
         n: sums.
         terms: of each sum; a source may give several of them.
         rng: draws.
+        fewest: where given, a sum has that many terms or more, up to `terms`, each number as often.
 
     Raises:
-        ValueError: no term.
+        ValueError: no term, or more than `terms`.
     """
-    if terms < 1:
-        raise ValueError("a sum has one term or more")
+    if terms < 1 or not 0 <= fewest <= terms:
+        raise ValueError("a sum has one term or more, and no more than there may be")
     source = rng.integers(len(tables), size=(n, terms))
     sizes = np.array([len(table) for table in tables])
     place = np.r_[0, np.cumsum(sizes)[:-1]][source] + (rng.random((n, terms)) * sizes[source]).astype(
         np.int64
     )
+    vectors = np.concatenate(tables)[place]
+    in_sum = np.ones((n, terms), dtype=bool)
+    if fewest:
+        in_sum = np.arange(terms) < rng.integers(fewest, terms + 1, size=(n, 1))
+        vectors *= in_sum[:, :, None]
     present = np.zeros((n, len(tables)), dtype=bool)
-    np.put_along_axis(present, source, np.True_, axis=1)
-    return Sums(np.concatenate(tables)[place].sum(axis=1), present)
+    present[np.nonzero(in_sum)[0], source[in_sum]] = True
+    return Sums(vectors.sum(axis=1), present)
 
 
 def replace_by_noise(sums: Sums, share: float, rng: np.random.Generator) -> Sums:

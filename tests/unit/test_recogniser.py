@@ -51,6 +51,13 @@ def test_sums_are_sums_of_the_sources_that_are_said_to_be_in():
     assert (found.present == np.c_[found.vectors[:, :2].any(axis=1), found.vectors[:, 2:].any(axis=1)]).all()
     assert ((found.vectors[:, :2].sum(axis=1) + found.vectors[:, 2:].sum(axis=1) / 10) == 3).all()
     assert (draw_sums(tables, 50, 1, np.random.default_rng(0)).present.sum(axis=1) == 1).all()
+    mixed = draw_sums(tables, 600, 3, np.random.default_rng(0), fewest=1)
+    assert (mixed.present == np.c_[mixed.vectors[:, :2].any(axis=1), mixed.vectors[:, 2:].any(axis=1)]).all()
+    terms = mixed.vectors[:, :2].sum(axis=1) + mixed.vectors[:, 2:].sum(axis=1) / 10
+    assert np.unique(terms, return_counts=True)[1].min() > 150
+    for refused in ({"terms": 0}, {"terms": 2, "fewest": 3}):
+        with pytest.raises(ValueError, match="one term or more"):
+            draw_sums(tables, 5, rng=np.random.default_rng(0), **refused)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 1.0])
@@ -106,12 +113,16 @@ def test_network_learns_what_a_plane_cannot_and_is_the_same_every_time():
     spread = [np.r_[np.full(4, 3.0), np.ones(4)], np.r_[np.ones(4), np.full(4, 3.0)]]
     both = unit_tables([rng.standard_normal((400, 8)) * s for s in spread])
     learn, ask = [t[:300] for t in both], [t[300:] for t in both]
-    training = Training(isolation=150, composite=50, terms=2, noise=0.1, width=32, batch=128)
+    training = Training(
+        isolation=100, composite=100, terms=2, fewest=1, noise=0.1, width=32, depth=2, batch=128
+    )
     first, again = fit_network(learn, training), fit_network(learn, training)
     sums = draw_sums(ask, 1000, 1, rng)
     said = first.says(sums.vectors)
     assert (said == again.says(sums.vectors)).all()
-    assert np.mean(first.losses[-20:]) < np.mean(first.losses[:20])
+    alone, together = first.losses[:100], first.losses[100:]
+    assert np.mean(alone[-20:]) < np.mean(alone[:20])
+    assert np.mean(together[-20:]) < np.mean(together[:20])
     network = presence_scores(sums.present, said)[0].mcc
     line = fit_logistic(draw_sums(learn, 1000, 1, rng))
     assert network > presence_scores(sums.present, line.says(sums.vectors))[0].mcc + 0.3
