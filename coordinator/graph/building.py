@@ -12,7 +12,7 @@ from coordinator.config import Home
 from coordinator.edition import Edition
 from coordinator.graph.edges import Edges, Significance, merge_edges
 from coordinator.graph.halves import site_halves
-from coordinator.graph.structure import read_structure
+from coordinator.graph.structure import read_structure, unit_rows
 from coordinator.graph.tested import read_tests
 from coordinator.mapping import MappingSet
 from coordinator.model.selection import select_neighbours
@@ -73,9 +73,7 @@ def build_edges(
         q_most: the largest q of a pair that is taken in although no regression selected it.
         progress: told the share done.
     """
-    points = np.asarray(mappings.embedding, dtype=np.float64)
-    norm = np.linalg.norm(points, axis=1, keepdims=True)
-    points = points / np.where(norm == 0.0, 1.0, norm)
+    points = unit_rows(mappings.embedding)
     family = np.array([row.cluster for row in mappings.rows], dtype=np.int64)
     done, n = 0, len(mappings.rows)
 

@@ -8,6 +8,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from coordinator.graph.structure import unit_rows
 from protocol.release import COOCCURRENCE, VerifiedRelease
 
 Array = NDArray[np.float64]
@@ -32,14 +33,23 @@ def site_halves(
     """
     place = dict(zip(codes, rows.tolist(), strict=True))
     size = int(rows.max()) + 1 if rows.size else 0
-    sites = sorted(
-        (_vectors(r, place, size) for r in sorted(releases, key=lambda r: r.manifest.site)),
-        key=lambda site: -np.count_nonzero(site.any(axis=1)),
-    )
-    if len(sites) < 2:
+    if len(releases) < 2:
         return None
-    one, two = _dealt(sites)
-    return _unit(np.hstack(one))[rows], _unit(np.hstack(two))[rows]
+    one, two = halves_of([_vectors(r, place, size) for r in sorted(releases, key=lambda r: r.manifest.site)])
+    return one[rows], two[rows]
+
+
+def halves_of(sites: Sequence[Array]) -> tuple[Array, Array]:
+    """Sites dealt into two halves, and the vectors of each half's sites side by side.
+
+    Args:
+        sites: (n, p_s) unit or zero rows of the same codes, of at least two sites.
+
+    Returns:
+        (n, p1) and (n, p2), unit or zero rows.
+    """
+    one, two = _dealt(sorted(sites, key=lambda site: -np.count_nonzero(site.any(axis=1))))
+    return unit_rows(np.hstack(one)), unit_rows(np.hstack(two))
 
 
 def _dealt(sites: Sequence[Array]) -> tuple[list[Array], list[Array]]:
@@ -60,11 +70,6 @@ def _vectors(release: VerifiedRelease, place: dict[str, int], size: int) -> Arra
     view = next(v for v in release.views() if v.name == COOCCURRENCE)
     at = np.array([place.get(release.manifest.codes[i], -1) for i in view.rows.tolist()], dtype=np.intp)
     here = np.flatnonzero(at >= 0)
-    unit = _unit(np.asarray(view.matrix, dtype=np.float64)[here])
+    unit = unit_rows(np.asarray(view.matrix, dtype=np.float64)[here])
     onto = sp.csr_array((np.ones(len(here)), (at[here], np.arange(len(here)))), shape=(size, len(here)))
-    return _unit(np.asarray(onto @ unit))
-
-
-def _unit(rows: Array) -> Array:
-    norm = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.where(norm > 0.0, norm, 1.0))
+    return unit_rows(np.asarray(onto @ unit))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,83 +15,23 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from coordinator.flower.line import FlowerLine
-from coordinator.flower.services import Services
-from coordinator.store import Store
 from coordinator.sums.outcome import read_outcome
 from coordinator.sums.record import SumStore
-from protocol.processes import free_port, scripts_folder
 from protocol.sums import STEPS
 from site_agent.sums import SumAgent
-from tests.sum_federation import CODES, PASSPHRASE, SITES, Consortium, kept_pairs, margins
+from tests.sum_federation import CODES, SITES, kept_pairs, margins
+from tests.sum_stack import PATIENCE, Stack, argv, command, running
 
 pytestmark = [
     pytest.mark.e2e,
     pytest.mark.timeout(900),
     pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
 ]
-PATIENCE = 240.0
-APPS = {
-    "sum": "from coordinator.cli_sum import sum_app as app",
-    "sums": "from site_agent.sums.cli import sums_app as app",
-    "roster": "from site_agent.sums.cli import roster_app as app",
-}
-
-
-def argv(app: str, *words: str | Path) -> list[str]:
-    code = f"{APPS[app]}; from protocol.console import run_app; run_app(app)"
-    return [sys.executable, "-c", code, *map(str, words)]
-
-
-def command(app: str, *words: str | Path, code: int = 0) -> Any:
-    """What a command prints as JSON; the error if it is to fail."""
-    done = subprocess.run(
-        argv(app, *words, "--json"), capture_output=True, text=True, check=False, timeout=600
-    )
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == code, done.stderr + done.stdout
-    return done.stderr if code else json.loads(done.stdout)
-
-
-class Stack:
-    """The coordinator's services, and an agent with its connection at each site."""
-
-    def __init__(self, folder: Path) -> None:
-        port = free_port()
-        self.consortium = Consortium(folder, f"127.0.0.1:{port}")
-        self.hub = self.consortium.hub
-        self.services = Services(self.hub.flower, "127.0.0.1", port, ["127.0.0.1"])
-        self.secret = folder / "passphrase"
-        self.secret.write_text(PASSPHRASE + "\n")
-        self.secret.chmod(0o600)
-
-    def run(self, name: str, *, code: int = 0, wait: float = PATIENCE) -> Any:
-        where = ("--home", self.hub.folder, "--wait", str(wait), "--poll", "0.5")
-        return command("sum", "run", name, *where, code=code)
-
-    def look_and_approve(self, name: str) -> None:
-        for site in SITES:
-            home = ("--home", self.consortium.homes[site].folder)
-            shown = command("sums", "preview", name, *home)
-            yes = ("--yes", "--digest", shown["digest"][:16], "--passphrase-file", self.secret)
-            command("sums", "approve", name, *yes, *home)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    stack = Stack(tmp_path_factory.mktemp("sums") / "all")
-    with ExitStack() as ends:
-        stack.services.start()
-        ends.callback(stack.services.stop)
-        # A node that dials in before it is known is turned away for a minute.
-        FlowerLine(stack.hub, Store(stack.hub.database_url)).nodes()
-        for site, home in stack.consortium.homes.items():
-            log = ends.enter_context((home.folder / "agent.log").open("wb"))
-            words = [str(scripts_folder() / "site-agent"), "run", "--home", str(home.folder)]
-            process = subprocess.Popen(words, stdout=log, stderr=log)
-            ends.callback(process.wait, 60)
-            ends.callback(process.terminate)
-            assert process.poll() is None, site
+    with running(tmp_path_factory.mktemp("sums") / "all") as stack:
         yield stack
 
 

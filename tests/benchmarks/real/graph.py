@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy import stats
 
 from coordinator.evaluation import auc, mean_and_error
 from coordinator.graph.fewshot import fit_head
+from coordinator.graph.halves import halves_of
+from coordinator.graph.structure import relatedness
 from coordinator.model.selection import select_neighbours
 from protocol.messages import Policy
 from protocol.statistics import embed, nonempty, ppmi
@@ -72,17 +73,33 @@ class View:
     def weights(self) -> Array:
         return np.asarray(self.selected + self.selected.T) / 2.0
 
+    @cached_property
+    def by_criterion(self) -> Array:
+        """Weights with lambda by the information criterion alone: what a fit of one site has."""
+        found = np.asarray(select_neighbours(self.vectors, threads=1).weights.toarray())
+        return np.asarray(found + found.T) / 2.0
+
+    @cached_property
+    def by_sites(self) -> Array:
+        """Weights with lambda checked between a third of the patients and the other two, as between sites: what a fit has."""
+        halves = halves_of([self.part(third) for third in range(3)])
+        found = np.asarray(select_neighbours(self.vectors, halves=halves, threads=1).weights.toarray())
+        return np.asarray(found + found.T) / 2.0
+
+    def part(self, third: int) -> Array:
+        """Vectors of the released codes by a third of the patients, with floors, as one of three sites has them."""
+        s = self.sample
+        mine = (np.random.default_rng(s.seed).integers(0, 3, s.first.size) == third)[s.patient]
+        counts = count_pairs(
+            *(c[mine] for c in (s.patient, s.day, s.code)), s.n, window_days=s.window, threads=1
+        )
+        shown = counts.pair_patients.copy()
+        shown.data = (shown.data >= s.floor).astype(np.int64)
+        return points_of(sp.csr_array(counts.events * shown))
+
     @property
     def both_ways(self) -> Array:
         return _both_ways(self.selected)
-
-    @cached_property
-    def halves_selected(self) -> Array:
-        """Weights, both ways, on the halves' vectors side by side: their inner products are the mean of those of the halves."""
-        points = np.hstack(self.halves)
-        length = np.linalg.norm(points, axis=1, keepdims=True)
-        points = points / np.where(length > 0.0, length, 1.0)
-        return _both_ways(select_neighbours(points, halves=self.halves, threads=1).weights.toarray())
 
 
 def _both_ways(weights: Array) -> Array:
@@ -98,16 +115,6 @@ def by_weight(view: View, weights: Array | None = None) -> Array:
     place = np.empty(order.size)
     place[order] = np.arange(order.size)
     return place.reshape(view.cosine.shape)
-
-
-def normal_scores(values: Array) -> Array:
-    """Values brought to a normal distribution by their ranks, so that scores of different scales can be added."""
-    return np.asarray(stats.norm.ppf((stats.rankdata(values) - 0.5) / values.size)).reshape(values.shape)
-
-
-def regression_and_smoother(view: View) -> Array:
-    """By weight, and half as much by the cosine in the smoother: what the embedding says and what stands out of the noise."""
-    return normal_scores(by_weight(view)) + 0.5 * normal_scores(view.sample.wide.cosine)
 
 
 def _once(name: str, score: Callable[[View], Array]) -> Callable[[View], Array]:
@@ -127,12 +134,12 @@ MORE: Mapping[str, Callable[[View], Array]] = {
         "cosine": lambda view: view.cosine,
         "regression": by_weight,
         "both ways": lambda view: by_weight(view, view.both_ways),
-        "halves, both ways": lambda view: by_weight(view, view.halves_selected),
         "halves' cosine": lambda view: sum((h @ h.T for h in view.halves), np.zeros(view.cosine.shape)),
         "each pair": lambda view: view.sample.tests.z(view.sample.tests.alone),
         "smoothed": lambda view: view.sample.tests.z(view.sample.tests.smooth),
-        "smoother's cosine": lambda view: view.sample.wide.cosine,
-        "regression and smoother": regression_and_smoother,
+        "structure": lambda view: view.sample.tests.cosine,
+        "relatedness": lambda view: relatedness(view.cosine, view.weights, view.sample.tests.cosine),
+        "relatedness without tests": lambda view: relatedness(view.cosine, view.weights),
     }.items()
 }
 """All scores; those after the first two are variants or need the events, and are too slow for every table."""
@@ -171,14 +178,7 @@ def view_of(
     strong.data = (strong.data >= floors[1]).astype(np.int64)
 
     def points(counts: PairCounts) -> Array:
-        cells = sp.csr_array(counts.events[kept.rows][:, kept.rows] * strong)
-        cells.eliminate_zeros()
-        weights = ppmi(cells)
-        held = np.flatnonzero(nonempty(weights))
-        found = np.zeros((len(kept.rows), DIM))
-        vectors = embed(sp.csr_array(weights[held][:, held]), DIM)
-        found[held, : vectors.shape[1]] = vectors
-        return found
+        return points_of(sp.csr_array(counts.events[kept.rows][:, kept.rows] * strong))
 
     halves = tuple(points(_counts(events, rows & part, window)) for part in (first, ~first))
     released = (strong + strong.T).toarray() > 0
@@ -194,6 +194,17 @@ def view_of(
         patient, day, place[code].astype(np.int32), len(kept.rows), drawn, window, floors[1], seed
     )
     return View(events.names[kept.rows], points(whole), halves, released, share, counts, sample)  # type: ignore[arg-type]
+
+
+def points_of(cells: sp.csr_array) -> Array:
+    """(n, DIM) vectors of the upper triangle of counts; zero rows of codes without a pair."""
+    cells.eliminate_zeros()
+    weights = ppmi(cells)
+    held = np.flatnonzero(nonempty(weights))
+    found = np.zeros((cells.shape[0], DIM))
+    vectors = embed(sp.csr_array(weights[held][:, held]), DIM)
+    found[held, : vectors.shape[1]] = vectors
+    return found
 
 
 def _columns(

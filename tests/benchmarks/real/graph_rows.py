@@ -16,6 +16,7 @@ from tests.benchmarks.real.graph import (
     SCORERS,
     Array,
     View,
+    by_weight,
     claim_samples,
     claims,
     few_shot,
@@ -123,17 +124,21 @@ def same_phecode_rows(one: View, other: View) -> dict[str, dict[str, float]]:
             {name: MORE[name] for name in ("cosine", "both ways", "halves' cosine")},
             edges=lambda view: view.both_ways > 0,
         ),
-        "stability of what both regressions on halves select, Jaccard": jaccard(
-            one,
-            other,
-            {name: MORE[name] for name in ("cosine", "halves, both ways", "halves' cosine")},
-            edges=lambda view: view.halves_selected > 0,
+        "stability of what is selected by the criterion, Jaccard": chosen(
+            one, other, lambda v: v.by_criterion
         ),
+        "stability of what is selected by halves of sites, Jaccard": chosen(one, other, lambda v: v.by_sites),
         "stability of what is found, Jaccard": jaccard(one, other, FREQUENT, edges=significant),
         "stability of what is found and selected, Jaccard": jaccard(
             one, other, FREQUENT, edges=lambda view: significant(view) & (view.weights > 0)
         ),
     }
+
+
+def chosen(one: View, other: View, weights: Callable[[View], Array]) -> dict[str, float]:
+    """Stability of the regression's edges where lambda is chosen in another way."""
+    scorers = {"cosine": MORE["cosine"], "regression": lambda view: by_weight(view, weights(view))}
+    return jaccard(one, other, scorers, edges=lambda view: weights(view) > 0)
 
 
 def claims_rows(seed: int, floors: str) -> dict[str, dict[str, float]]:
@@ -166,6 +171,8 @@ def indication_rows(seed: int, source: str) -> dict[str, dict[str, float]]:
     view = view_of(events, chosen[events.patient], floors, seed, window=window)
     pairs = indication_pairs(view, shown, seed)
     return {
-        "indicated, AUC": scores(view, pairs) | {"pairs": float(len(pairs.known))},
+        "indicated, AUC": scores(view, pairs)
+        | {"relatedness without tests": pairs.auc(MORE["relatedness without tests"](view))}
+        | {"pairs": float(len(pairs.known))},
         "indicated, 10 % taught, AUC": few_shot(view, pairs, seed, 0.1),
     }

@@ -47,11 +47,6 @@ class Sample:
         """As they are: pairs of which at least ten are expected."""
         return tests_of(self, 10.0)
 
-    @cached_property
-    def wide(self) -> Tests:
-        """Of pairs of which one is expected: too few for an error rate to hold, but the smoother learns from them."""
-        return tests_of(self, 1.0)
-
 
 @dataclass(frozen=True, eq=False)
 class Tests:
@@ -99,7 +94,7 @@ class Tests:
         """(n, n) cosines of the rows of U f(L)^(1/2), the codes as the smoother has them; 0 with a code that it lacks."""
         points = np.zeros((self.n, 1 if self.smoothing is None else self.smoothing.values.size))
         if self.smoothing is not None:
-            points[self.pairs.order] = self.smoothing.vectors * np.sqrt(self.smoothing.shrunk())
+            points[self.pairs.order] = self.smoothing.coordinates()
         length = np.linalg.norm(points, axis=1, keepdims=True)
         points /= np.where(length > 0.0, length, 1.0)
         return np.asarray(points @ points.T)
