@@ -1,7 +1,12 @@
-"""The tests of association over the real stack: four secure sums by commands, and the graph that follows from them."""
+"""The tests of association over the real stack: four secure sums by commands, and the graph that follows from them.
+
+Six to ten minutes, so by `SMILE_BATTERY=full` only; tests/unit/test_sum_graph.py has the same sums without Flower, and
+test_secure_sum_federation.py sums over Flower.
+"""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -17,6 +22,7 @@ from tests.sum_stack import Stack, command, running
 
 pytestmark = [
     pytest.mark.e2e,
+    pytest.mark.skipif(os.environ.get("SMILE_BATTERY") != "full", reason="long: SMILE_BATTERY=full runs it"),
     pytest.mark.timeout(1800),
     pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning"),
 ]
