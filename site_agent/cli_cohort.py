@@ -12,7 +12,7 @@ import typer
 from protocol.console import out, print_json, progress, shown, table
 from protocol.errors import UsageError
 from protocol.files import write_atomic
-from site_agent import cli_predict, cli_questions
+from site_agent import cli_fuse, cli_predict, cli_questions
 from site_agent.cli_options import HERE, HomeOption, JsonOption, MemoryOption, ThreadsOption
 from site_agent.config import Home
 
@@ -27,6 +27,9 @@ app = typer.Typer(
 app.add_typer(cli_questions.app, name="questions")
 app.command(epilog="Example: site-agent cohort predict --outcome 'I50*' --at 2021-01-01 --home north")(
     cli_predict.predict
+)
+app.command(epilog="Example: site-agent cohort fuse --label 'I50*' --term CHF --compare-terms --home north")(
+    cli_fuse.fuse
 )
 
 PatientOption = Annotated[str, typer.Option("--patient", help="Patients like this one.")]
@@ -56,6 +59,10 @@ LackingOption = Annotated[
 ]
 ExactOption = Annotated[
     bool, typer.Option("--exact", help="Compute all cosines, even where there is a search graph.")
+]
+FusedOption = Annotated[
+    bool,
+    typer.Option("--fused", help="With --patient: by the vectors of codes and notes that cohort fuse kept."),
 ]
 ByOption = Annotated[
     Literal["code", "standard"],
@@ -119,6 +126,7 @@ def search(
     having: HavingOption = None,
     lacking: LackingOption = None,
     exact: ExactOption = False,
+    fused: FusedOption = False,
     save: Annotated[
         Path | None, typer.Option(help="Write the patients to this JSON file, mode 0600.")
     ] = None,
@@ -129,7 +137,7 @@ def search(
     from site_agent.cohort import NOTICE  # noqa: PLC0415
 
     filters = _filters(age, sex, first, last, having, lacking)
-    store, cohort = _find(Home(home), patient, code, text, profile, k, least, filters, exact=exact)
+    store, cohort = _find(Home(home), patient, code, text, profile, k, least, filters, exact=exact, fused=fused)
     patients = _patients(store, cohort)
     document = {
         "notice": NOTICE,
@@ -168,6 +176,7 @@ def describe(
     having: HavingOption = None,
     lacking: LackingOption = None,
     exact: ExactOption = False,
+    fused: FusedOption = False,
     by: ByOption = "code",
     censoring: Annotated[
         Literal["last-event", "data-end"],
@@ -182,7 +191,7 @@ def describe(
     from site_agent.cohort.page import page  # noqa: PLC0415
 
     filters = _filters(age, sex, first, last, having, lacking)
-    store, cohort = _find(Home(home), patient, code, text, profile, k, least, filters, exact=exact)
+    store, cohort = _find(Home(home), patient, code, text, profile, k, least, filters, exact=exact, fused=fused)
     found = compare(store, cohort, filters, by=by, censoring=censoring)
     if html is not None:
         _write(html, page(found, store.manifest))
@@ -261,13 +270,23 @@ def _find(
     filters: Filters,
     *,
     exact: bool,
+    fused: bool = False,
 ) -> tuple[CohortStore, Cohort]:
     from site_agent.cohort import Asking, CohortStore, find_cohort, patient_index  # noqa: PLC0415
 
     if sum(bool(given) for given in (patient, code, text, profile)) > 1:
         raise UsageError("A cohort has one query", do="Give one of --patient, --code, --text and --profile")
+    if fused and not patient:
+        raise UsageError("Fused vectors are asked with a patient", do="Give --patient, or leave --fused out")
     store = CohortStore.open(home)
     asking, query = Asking(home, store), None
+    if fused:
+        from site_agent.cohort.fused import FusedVectors  # noqa: PLC0415
+        from site_agent.cohort.index import PatientIndex  # noqa: PLC0415
+
+        vectors = FusedVectors.open(home, store).vectors
+        query = asking.patient(patient, vectors)
+        return store, find_cohort(store, query, filters, k=k, least=least, index=PatientIndex(vectors))
     if patient:
         query = asking.patient(patient)
     elif code:

@@ -198,6 +198,46 @@ class CohortData(_Section):
     question_days: int = Field(30, ge=1, le=3650, description="Days that `questions` is about.")
 
 
+class NoteColumns(_Section):
+    """Names of the columns of the notes."""
+
+    patient: str = Field("patient", description="The patient, written as in the events.")
+    date: str = Field("date", description="A date, or a text that begins with YYYY-MM-DD.")
+    text: str = Field("text", description="The note.")
+
+
+class Notes(_Section):
+    """Clinical notes for `cohort fuse`; nothing made of them leaves the site."""
+
+    file: str = Field(
+        "",
+        description="CSV or Parquet file with a patient, a date and a text in each row. Relative to the home folder.",
+    )
+    table: str = Field(
+        "",
+        description="Instead of `file`: a table of `data.database`, such as OMOP's note, with `columns` naming its columns.",
+    )
+    columns: NoteColumns = NoteColumns()
+    encoder: Literal["lexical", "minilm", "directory"] = Field(
+        "lexical", description="What makes vectors of texts; the last two need the extra `text`."
+    )
+    model: str = Field("", description="The model's folder, for `directory`. Relative to the home folder.")
+    dim: int = Field(384, ge=16, le=4096, description="Columns of the lexical encoder; a model has its own.")
+    identifiers: tuple[str, ...] = Field(
+        (),
+        description="Columns of `cohort.patients` whose words are taken out of the patient's notes; if none is named, those "
+        "that are called name, first_name, last_name, address, street, city, zip, phone, email, mrn or the like.",
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if self.file and self.table:
+            raise ValueError("set notes.file or notes.table, not both")
+        if self.encoder == "directory" and not self.model:
+            raise ValueError("notes.encoder is a model in a directory: set notes.model")
+        return self
+
+
 class Network(_Section):
     """What the Flower process may do."""
 
@@ -236,6 +276,7 @@ class SiteConfig(_Section):
     approval: ApprovalRule = ApprovalRule()
     machine: Machine = Machine()
     cohort: CohortData = CohortData()
+    notes: Notes = Notes()
     network: Network = Network()
     views: dict[str, str] = Field(
         {},

@@ -182,6 +182,10 @@ def _written(
         both = joined(codes.vectors, codes.own)
         empty, _, covered = _write_vectors(writer, "joined", both, weight, progress)
     told |= {"without_any_vector": empty, "covered_by_any": covered}
+    # To make vectors again without some codes, which no patient vector tells.
+    writer.whole(
+        "code_vectors.bin", joined(codes.vectors, codes.own) if codes.own.shape[1] else codes.vectors
+    )
     released, own = codes.vectors.any(axis=1), codes.own.any(axis=1)
     _write_tables(writer, staged, codes, support, weight, patients, labels)
     return {

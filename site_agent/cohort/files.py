@@ -11,6 +11,7 @@ cohort/current.json names the build that counts, a folder beside it:
     first, last, seen.bin  days: first and last event in the window, last event of all
     birth, death, sex.bin  of the patients table: days, and places in the manifest's `sexes`
     start, code, days.bin  codes of each patient, and on how many days of the window
+    code_vectors.bin       float32, of each code what the patients' joined vectors are sums of; zero for codes without one
     codes.parquet          the site's codes: names, standard codes, patients, weights, and which vectors they have
     labels.parquet         the site's own identifiers of patients, where they are texts
     hnsw.bin, hnsw_joined.bin  the graphs over both, where hnswlib was installed

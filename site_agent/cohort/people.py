@@ -14,11 +14,18 @@ import pyarrow.parquet as pq
 
 from protocol.errors import DataError
 from site_agent.cohort.files import NO_DAY
+from site_agent.notes.identifiers import known_words
 from site_agent.sources.columns import days_of, distinct, is_missing, optional, patients_of
 
 Int32s = npt.NDArray[np.int32]
 _COLUMNS = ("patient", "birth", "sex", "death")
 _MOST_SEXES = 20
+_IDENTIFYING = (
+    "name first_name last_name middle_name maiden_name given_name family_name firstname lastname given family surname "
+    "address street address_1 address_2 city zip postcode phone telephone mobile email e_mail mrn ssn account"
+)
+IDENTIFYING = frozenset(_IDENTIFYING.split())
+"""Columns of the patients table whose words are taken out of the patient's notes, if the configuration names none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,20 +122,51 @@ def _days(path: Path, name: str, column: pa.ChunkedArray) -> Int32s:
     return days
 
 
-def _read(path: Path) -> pa.Table:
+def known_of(path: Path, columns: tuple[str, ...]) -> dict[int, frozenset[str]]:
+    """Number of a patient -> words by which the table's own columns (names, address, numbers) are found in a note.
+
+    Args:
+        path: as `read_people`.
+        columns: whose words count; if there are none, those of the table that are called as `IDENTIFYING`.
+
+    Raises:
+        DataError: as `read_people`; or the table has no such column.
+    """
+    table = _read(path, None)
+    usual = tuple(c for c in table.column_names if c.casefold() in IDENTIFYING)
+    missing = [c for c in columns if c not in table.column_names]
+    if missing:
+        raise DataError(
+            f"The patients table {path} has no column {missing[0]!r}",
+            do="Correct notes.identifiers in site.toml",
+        )
+    number, absent = patients_of(table["patient"])
+    values = [table[c].cast(pa.string()).to_pylist() for c in columns or usual]
+    found: dict[int, frozenset[str]] = {}
+    for i, row in enumerate(zip(*values, strict=True)):
+        if absent is None or not absent[i]:
+            key = int(number[i])
+            found[key] = found.get(key, frozenset()) | known_words(v for v in row if v)
+    return found
+
+
+def _read(path: Path, columns: tuple[str, ...] | None = _COLUMNS) -> pa.Table:
     if not path.is_file():
         raise DataError(f"There is no patients table {path}", do="Correct cohort.patients in site.toml")
     try:
         if path.suffix == ".parquet":
             with pq.ParquetFile(path) as file:
-                present = [c for c in _COLUMNS if c in file.schema_arrow.names]
-                table = file.read(columns=present)
+                names = file.schema_arrow.names
+                table = file.read(columns=names if columns is None else [c for c in columns if c in names])
         else:
+            with pa.input_stream(path, compression="detect") as stream, pa_csv.open_csv(stream) as probe:
+                names = probe.schema.names
             options = pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(_COLUMNS, pa.string()), strings_can_be_null=False
+                column_types=dict.fromkeys(names, pa.string()),
+                include_columns=names if columns is None else [c for c in columns if c in names],
+                strings_can_be_null=False,
             )
             table = pa_csv.read_csv(path, convert_options=options)
-            table = table.select([c for c in _COLUMNS if c in table.column_names])
         if "patient" not in table.column_names:
             raise DataError(
                 f"The patients table {path} has no column patient",

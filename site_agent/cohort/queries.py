@@ -58,8 +58,12 @@ class Asking:
     def __init__(self, home: Home, store: CohortStore) -> None:
         self._home, self._store = home, store
 
-    def patient(self, name: str) -> Query:
+    def patient(self, name: str, vectors: npt.NDArray[np.float32] | None = None) -> Query:
         """The vector of one patient, written as in the events; with the site's own codes, if the build has their vectors.
+
+        Args:
+            name: of the patient.
+            vectors: (n, k) other vectors of the build's patients, as `FusedVectors` has them, to take it from.
 
         Raises:
             UsageError: there is no such patient in the window, or none of the patient's codes has a vector.
@@ -73,7 +77,7 @@ class Asking:
             raise UsageError(
                 "There is no such patient", why="or no event in the window", do="Write it as in the events"
             )
-        vector = np.array(self._store.joined[rows[0]])
+        vector = np.array((self._store.joined if vectors is None else vectors)[rows[0]])
         if not vector.any():
             raise UsageError(
                 "This patient has no vector",
