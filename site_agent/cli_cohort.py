@@ -17,7 +17,7 @@ from site_agent.cli_options import HERE, HomeOption, JsonOption, MemoryOption, T
 from site_agent.config import Home
 
 if TYPE_CHECKING:
-    from site_agent.cohort import Cohort, CohortStore, Description, Filters
+    from site_agent.cohort import Cohort, CohortStore, Description, Filters, Space
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,6 +63,12 @@ ExactOption = Annotated[
 FusedOption = Annotated[
     bool,
     typer.Option("--fused", help="With --patient: by the vectors of codes and notes that cohort fuse kept."),
+]
+SpaceOption = Annotated[
+    Literal["joined", "harmonised"],
+    typer.Option(
+        help="By the site's own vectors of its codes too, if the build has them, or by the release's alone, as all sites."
+    ),
 ]
 ByOption = Annotated[
     Literal["code", "standard"],
@@ -127,6 +133,7 @@ def search(
     lacking: LackingOption = None,
     exact: ExactOption = False,
     fused: FusedOption = False,
+    space: SpaceOption = "joined",
     save: Annotated[
         Path | None, typer.Option(help="Write the patients to this JSON file, mode 0600.")
     ] = None,
@@ -137,12 +144,15 @@ def search(
     from site_agent.cohort import NOTICE  # noqa: PLC0415
 
     filters = _filters(age, sex, first, last, having, lacking)
-    store, cohort = _find(Home(home), patient, code, text, profile, k, least, filters, exact=exact, fused=fused)
+    store, cohort = _find(
+        Home(home), patient, code, text, profile, k, least, filters, space, exact=exact, fused=fused
+    )
     patients = _patients(store, cohort)
     document = {
         "notice": NOTICE,
         "cohort": cohort.said,
         "release": store.manifest.release,
+        "space": "fused" if fused else store.space(space),
         "approximate": cohort.approximate,
         "patients": patients,
     }
@@ -177,6 +187,7 @@ def describe(
     lacking: LackingOption = None,
     exact: ExactOption = False,
     fused: FusedOption = False,
+    space: SpaceOption = "joined",
     by: ByOption = "code",
     censoring: Annotated[
         Literal["last-event", "data-end"],
@@ -191,12 +202,14 @@ def describe(
     from site_agent.cohort.page import page  # noqa: PLC0415
 
     filters = _filters(age, sex, first, last, having, lacking)
-    store, cohort = _find(Home(home), patient, code, text, profile, k, least, filters, exact=exact, fused=fused)
+    store, cohort = _find(
+        Home(home), patient, code, text, profile, k, least, filters, space, exact=exact, fused=fused
+    )
     found = compare(store, cohort, filters, by=by, censoring=censoring)
     if html is not None:
         _write(html, page(found, store.manifest))
     if json:
-        print_json(_as_json(found))
+        print_json(_as_json(found) | {"space": "fused" if fused else store.space(space)})
         return
     _show(found)
     if html is not None:
@@ -218,6 +231,7 @@ def subgroups(
     having: HavingOption = None,
     lacking: LackingOption = None,
     exact: ExactOption = False,
+    space: SpaceOption = "joined",
     by: ByOption = "code",
     groups: Annotated[
         int, typer.Option(min=0, max=20, help="How many; 0 for as many as come back in bootstrap samples.")
@@ -231,17 +245,25 @@ def subgroups(
     from site_agent.cohort import NOTICE, find_subgroups  # noqa: PLC0415
 
     filters = _filters(age, sex, first, last, having, lacking)
-    store, cohort = _find(Home(home), patient, code, text, profile, k, least, filters, exact=exact)
+    store, cohort = _find(Home(home), patient, code, text, profile, k, least, filters, space, exact=exact)
     with progress("subgroups", quiet=json) as step:
         grouping, found = find_subgroups(
-            store, cohort, groups, method=method, repeats=repeats, by=by, progress=step
+            store, cohort, groups, method=method, repeats=repeats, by=by, space=space, progress=step
         )
     if json:
         parts = [
             {"patients": g.patients, "jaccard": g.jaccard, "codes": [vars(c) for c in g.codes[:20]]}
             for g in found
         ]
-        print_json({"notice": NOTICE, "rand": grouping.rand, "stable": grouping.stable, "groups": parts})
+        print_json(
+            {
+                "notice": NOTICE,
+                "space": store.space(space),
+                "rand": grouping.rand,
+                "stable": grouping.stable,
+                "groups": parts,
+            }
+        )
         return
     rows = [
         [
@@ -252,7 +274,11 @@ def subgroups(
         ]
         for i, g in enumerate(found)
     ]
-    table(f"Subgroups of {shown(cohort.said)}", ["group", "patients", "Jaccard", "more often"], rows)
+    table(
+        f"Subgroups of {shown(cohort.said)}, by {store.space(space)} vectors",
+        ["group", "patients", "Jaccard", "more often"],
+        rows,
+    )
     if len(found) == 1:
         out.print("No division comes back in bootstrap samples: this cohort has no stable subgroups.")
     elif not grouping.stable:
@@ -268,6 +294,7 @@ def _find(
     k: int,
     least: float,
     filters: Filters,
+    space: Space,
     *,
     exact: bool,
     fused: bool = False,
@@ -279,7 +306,7 @@ def _find(
     if fused and not patient:
         raise UsageError("Fused vectors are asked with a patient", do="Give --patient, or leave --fused out")
     store = CohortStore.open(home)
-    asking, query = Asking(home, store), None
+    asking, query = Asking(home, store, space), None
     if fused:
         from site_agent.cohort.fused import FusedVectors  # noqa: PLC0415
         from site_agent.cohort.index import PatientIndex  # noqa: PLC0415
@@ -295,8 +322,7 @@ def _find(
         query = asking.text(text)
     elif profile is not None:
         query = asking.profile(profile)
-    kind: Literal["vectors", "joined"] = "joined" if patient else "vectors"
-    index = None if query is None else patient_index(store, kind=kind, exact=exact)
+    index = None if query is None else patient_index(store, space=space, exact=exact)
     return store, find_cohort(store, query, filters, k=k, least=least, index=index)
 
 

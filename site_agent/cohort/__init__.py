@@ -3,7 +3,7 @@
 from protocol.cohort import Profile
 from site_agent.cohort.building import build_cohort
 from site_agent.cohort.describing import Description, describe, find_subgroups
-from site_agent.cohort.files import NOTICE, CohortManifest, CohortStore
+from site_agent.cohort.files import NOTICE, CohortManifest, CohortStore, Space
 from site_agent.cohort.gathering import Window
 from site_agent.cohort.queries import Asking, Filters, Query
 from site_agent.cohort.searching import Cohort, find_cohort, patient_index
@@ -18,6 +18,7 @@ __all__ = [
     "Filters",
     "Profile",
     "Query",
+    "Space",
     "Window",
     "build_cohort",
     "describe",

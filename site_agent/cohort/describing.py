@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from protocol.errors import UsageError
-from site_agent.cohort.files import NO_DAY, CohortStore
+from site_agent.cohort.files import NO_DAY, CohortStore, Space
 from site_agent.cohort.lift import lift
 from site_agent.cohort.queries import Filters
 from site_agent.cohort.searching import Cohort
@@ -214,6 +214,7 @@ def find_subgroups(
     method: Method = "k-means",
     repeats: int = 50,
     by: By = "code",
+    space: Space = "joined",
     progress: Progress = silent,
 ) -> tuple[Grouping, tuple[Subgroup, ...]]:
     """Subgroups of a cohort, the largest first, each beside the rest of the cohort.
@@ -225,13 +226,14 @@ def find_subgroups(
         method: see `subgroups`.
         repeats: bootstrap samples.
         by: see `describe`.
+        space: of the vectors that are divided; without own vectors it is the harmonised one.
         progress: told the share done.
 
     Raises:
         UsageError: too few patients.
     """
     rows = np.sort(cohort.rows)
-    vectors = np.asarray(store.vectors[rows])
+    vectors = np.asarray(store.of(store.space(space))[rows])
     rows, vectors = rows[vectors.any(axis=1)], vectors[vectors.any(axis=1)]
     if len(rows) < 10 * max(k, 2):
         raise UsageError(

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from datetime import date
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,8 @@ _ANEW = "Run site-agent cohort build again"
 _CHUNK = 1 << 20
 GRAPHS = {"vectors": "hnsw.bin", "joined": "hnsw_joined.bin"}
 """Kind of patient vectors -> the file of the graph over them."""
+Space = Literal["harmonised", "joined"]
+"""Which vectors patients are compared by: the release's, comparable between sites, or with the site's own beside them."""
 
 
 class CohortFile(BaseModel):
@@ -268,6 +270,14 @@ class CohortStore:
     def joined(self) -> npt.NDArray[np.float32]:
         """(n, d + q) unit rows, or zero rows: with the site's own vectors, if it made any; else the harmonised ones."""
         return self.array("joined") if self.has("joined.bin") else self.vectors
+
+    def space(self, wanted: Space) -> Space:
+        """The space that is wanted, or the harmonised one where the build made no own vectors."""
+        return wanted if self.has("joined.bin") else "harmonised"
+
+    def of(self, space: Space) -> npt.NDArray[np.float32]:
+        """The patients' vectors in a space."""
+        return self.joined if space == "joined" else self.vectors
 
     @cached_property
     def codes(self) -> Mapping[str, list[Any]]:

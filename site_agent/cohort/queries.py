@@ -17,8 +17,9 @@ from protocol.errors import UsageError
 from protocol.published import verify_folder
 from protocol.textindex import TextIndex
 from site_agent.cli_search import read_texts
-from site_agent.cohort.files import NO_DAY, CohortStore
+from site_agent.cohort.files import NO_DAY, CohortStore, Space
 from site_agent.cohort.gathering import YEAR
+from site_agent.cohort.own import joined
 from site_agent.config import Home
 from site_agent.keys import coordinator_keys
 from site_agent.sources.columns import EPOCH, patient_number
@@ -32,10 +33,10 @@ TEXT_CODES, TEXT_SHARE = 20, 0.5
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A direction in the space of the harmonised vectors or, from a patient of the build, of its joined ones.
+    """A direction among the joined vectors of a build, or among its harmonised ones.
 
     Attributes:
-        vector: (d,) of unit length; (d + q,) of a patient.
+        vector: (d + q,) of unit length; (d,) among the harmonised ones.
         said: the question in words.
         codes: the codes that it was made of, if any.
         row: the patient that it was made of, who is not found; None otherwise.
@@ -53,10 +54,13 @@ class Asking:
     Args:
         home: of the site.
         store: its build.
+        space: "joined" finds more within the site; "harmonised" finds alike at all sites. Without own vectors both are the
+            harmonised one.
     """
 
-    def __init__(self, home: Home, store: CohortStore) -> None:
+    def __init__(self, home: Home, store: CohortStore, space: Space = "joined") -> None:
         self._home, self._store = home, store
+        self.space = store.space(space)
 
     def patient(self, name: str, vectors: npt.NDArray[np.float32] | None = None) -> Query:
         """The vector of one patient, written as in the events; with the site's own codes, if the build has their vectors.
@@ -77,7 +81,7 @@ class Asking:
             raise UsageError(
                 "There is no such patient", why="or no event in the window", do="Write it as in the events"
             )
-        vector = np.array((self._store.joined if vectors is None else vectors)[rows[0]])
+        vector = np.array((self._store.of(self.space) if vectors is None else vectors)[rows[0]])
         if not vector.any():
             raise UsageError(
                 "This patient has no vector",
@@ -89,9 +93,9 @@ class Asking:
         """The sum of the codes' vectors, all of one weight.
 
         Raises:
-            UsageError: a code is not in the release, or is one of several systems.
+            UsageError: a code has no vector, or is one of several systems.
         """
-        found = tuple(self._index.codes[self._index.row(code)] for code in codes)
+        found = tuple(self._meant(code) for code in codes)
         return self._weighted(dict.fromkeys(found, 1.0), "the codes " + ", ".join(found))
 
     def text(self, text: str) -> Query:
@@ -112,19 +116,54 @@ class Asking:
         """The weighted sum of a profile's codes.
 
         Raises:
-            UsageError: it cannot be read, or a code is not in the release.
+            UsageError: it cannot be read, or a code has no vector.
         """
         found = Profile.read(path)
-        weights = {self._index.codes[self._index.row(code)]: weight for code, weight in found.codes.items()}
+        weights = {self._meant(code): weight for code, weight in found.codes.items()}
         return self._weighted(weights, f"the profile {(found.name or path.name)[:80]!r}")
 
     def _weighted(self, weights: Mapping[str, float], said: str) -> Query:
-        rows = [self._index.row(code) for code in weights]
-        total = np.array(list(weights.values())) @ self._index.vectors[rows]
+        total = np.array(list(weights.values())) @ np.stack([self._vector(code) for code in weights])
         length = float(np.linalg.norm(total))
         if not 0.0 < length < np.inf:
             raise UsageError("The query has no direction", why="its codes cancel each other out")
         return Query((total / length).astype(np.float32), said, tuple(weights))
+
+    def _meant(self, code: str) -> str:
+        """The CURIE of a code of the release or, among joined vectors, of one that the site alone has a vector of."""
+        if self.space == "joined" and code not in self._known:
+            alone = [curie for curie in self._own if code in (curie, curie.partition(":")[2])]
+            if len(alone) == 1:
+                return alone[0]
+        return self._index.codes[self._index.row(code)]
+
+    def _vector(self, code: str) -> Vector:
+        """The vector of a CURIE; its own part is that of the site's code or, without such, of those mapped to it."""
+        harmonised = np.zeros(self._index.vectors.shape[1], dtype=np.float32)
+        if code in self._known:
+            harmonised = self._index.vectors[self._index.row(code)]
+        if self.space == "harmonised":
+            return harmonised
+        standard = self._store.codes["standard"]
+        rows = (
+            [self._own[code]] if code in self._own else [r for r in self._own.values() if standard[r] == code]
+        )
+        own = np.asarray(self._store.array("code_vectors")[rows])[:, len(harmonised) :].sum(axis=0)
+        own = own / max(float(np.linalg.norm(own)), 1e-12)
+        return np.asarray(joined(harmonised[None], own[None])[0], dtype=np.float32)
+
+    @cached_property
+    def _own(self) -> Mapping[str, int]:
+        """Row of each of the site's codes that has a vector of its own."""
+        columns = self._store.codes
+        return {
+            code: i for i, (code, own) in enumerate(zip(columns["code"], columns["own"], strict=True)) if own
+        }
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        """The release's codes, with their systems and without."""
+        return frozenset(self._index.codes) | {code.partition(":")[2] for code in self._index.codes}
 
     @cached_property
     def _release(self) -> Path:

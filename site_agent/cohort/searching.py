@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from protocol.errors import UsageError
-from site_agent.cohort.files import GRAPHS, CohortStore
+from site_agent.cohort.files import GRAPHS, CohortStore, Space
 from site_agent.cohort.index import EXACT_ROWS, PatientIndex, load_graph
 from site_agent.cohort.queries import Filters, Query, matching
 
@@ -35,23 +34,19 @@ class Cohort:
     approximate: bool = False
 
 
-def patient_index(
-    store: CohortStore, *, kind: Literal["vectors", "joined"] = "vectors", exact: bool = False
-) -> PatientIndex:
+def patient_index(store: CohortStore, *, space: Space = "joined", exact: bool = False) -> PatientIndex:
     """The build's vectors to search in, by their graph unless `exact`; loading one takes about as long as an exact search.
 
     Args:
         store: the build.
-        kind: "vectors", the harmonised ones, for codes, texts and profiles; "joined" for patients like a patient.
+        space: as the queries' (`Asking`).
         exact: by no graph.
 
     Raises:
         DataError: the graph is not the one that was written.
     """
-    if kind == "joined" and not store.has("joined.bin"):
-        kind = "vectors"
-    vectors = store.joined if kind == "joined" else store.vectors
-    graph = None
+    vectors, graph = store.of(store.space(space)), None
+    kind = "joined" if store.space(space) == "joined" else "vectors"
     if not exact and store.has(GRAPHS[kind]):
         graph = load_graph(store.intact(GRAPHS[kind]), *vectors.shape)
     return PatientIndex(vectors, graph)
@@ -74,7 +69,7 @@ def find_cohort(
         filters: who may be found.
         k: most patients, where there is a query.
         least: smallest cosine.
-        index: of `patient_index`; exact search where it is left out, or is of the other kind than the query.
+        index: of `patient_index`; exact search where it is left out, or is of another space than the query.
 
     Raises:
         UsageError: as `Filters.allowed`; or neither a query nor a filter.
@@ -88,7 +83,7 @@ def find_cohort(
     if query.row is not None:
         allowed[query.row] = False
     if index is None or index.vectors.shape[1] != len(query.vector):
-        index = PatientIndex(store.vectors if query.row is None else store.joined)
+        index = PatientIndex(store.joined if len(query.vector) == store.joined.shape[1] else store.vectors)
     everyone = int(allowed.sum()) >= store.manifest.patients - 1 and query.row is None
     rows, cosine = index.search(query.vector, k, allowed=None if everyone else allowed)
     near = cosine >= least

@@ -13,7 +13,18 @@ import os
 import numpy as np
 import pytest
 
-from tests.benchmarks.real.cohort import FAMILIES, METHODS, RIVALS, agreement, found_flags, sites
+from site_agent.cohort.subgroups import Method
+from tests.benchmarks.real.cohort import (
+    FAMILIES,
+    METHODS,
+    PROFILED,
+    RIVALS,
+    agreement,
+    found_flags,
+    profiled_flags,
+    sites,
+)
+from tests.benchmarks.real.subgroups import VECTORS, divided
 
 FULL = os.environ.get("SMILE_BENCH") == "full"
 SEEDS = range(1, 4 if FULL else 2)
@@ -64,9 +75,27 @@ def test_patients_like_this_one(floors: bool) -> None:
     assert not behind
 
 
+def test_patients_like_a_profile() -> None:
+    profiles = 40 if FULL else 10
+    print(f"\nprecision@100 of {profiles} profiles, {len(SEEDS)} splits; then the flag's own codes")
+    print(f"{'':10}" + "".join(f"{name[:15]:>16}" for name in PROFILED))
+    behind = []
+    for flag in FAMILIES:
+        runs = [profiled_flags(sites(seed, True)[0], flag, profiles, seed) for seed in SEEDS]
+        rows = {name: np.concatenate([run[name] for run in runs]) for name in runs[0]}
+        over = {m: gain(rows["joined"], rows[m]) for m in PROFILED if m not in ("joined", "most codes")}
+        told = "; ".join(f"{m} {mean:+.3f} ({errors:+.1f})" for m, (mean, errors) in over.items())
+        print(f"{flag:10}" + "".join(f"{rows[name].mean():16.3f}" for name in PROFILED))
+        family = ", ".join(f"{k.partition(', ')[2]} {v.mean():.2f}" for k, v in rows.items() if "family" in k)
+        print(f"  joined over (standard errors): {told}; family: {family}", flush=True)
+        behind += [(flag, m) for m in ("one-hot TF-IDF", "harmonised") if over[m][1] <= 2]
+    assert not behind
+
+
 @pytest.mark.parametrize("floors", [True, False] if FULL else [True])
 def test_two_sites_with_one_profile_find_alike(floors: bool) -> None:
-    rows: dict[str, list[float]] = {"harmonised": [], "un-harmonised": [], "most codes": []}
+    names = ("harmonised", "un-harmonised", "joined", "most codes")
+    rows: dict[str, list[float]] = {name: [] for name in names}
     for flag in FAMILIES:
         found = [agreement(sites(seed, floors), flag) for seed in SEEDS]
         print(flag, {name: round(float(np.mean([f[name] for f in found])), 3) for name in rows})
@@ -78,7 +107,29 @@ def test_two_sites_with_one_profile_find_alike(floors: bool) -> None:
         f"harmonised over un-harmonised {mean:+.3f} ({errors:+.1f} SE), where both can be asked: {both.sum()} of {len(both)}"
     )
     over = gain(np.array(rows["harmonised"]), np.array(rows["most codes"]))
+    beside = gain(np.array(rows["harmonised"]), np.array(rows["joined"]))
+    print(f"harmonised over joined {beside[0]:+.3f} ({beside[1]:+.1f} SE)")
     print(
         f"harmonised, all: {np.mean(rows['harmonised']):.3f}; over the most codes {over[0]:+.3f} ({over[1]:+.1f} SE)"
     )
     assert errors > 2
+    # Why a site may choose to ask by harmonised vectors, though joined ones find more within it.
+    assert beside[1] > 2
+
+
+@pytest.mark.skipif(not FULL, reason="two minutes: with SMILE_BENCH=full")
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("method", ["k-means", "mixture"])
+def test_subgroups_by_joined_vectors_come_back_and_tell_of_other_codes(method: Method, k: int) -> None:
+    flags = ("chf", "chrnkidn", "copd", "depressn", "diabetes")
+    runs = [divided(sites(seed, True)[0], flag, k, method, seed) for seed in SEEDS for flag in flags]
+    print(f"\n{k} subgroups by {method}, {len(runs)} cohorts: adjusted Rand index, bits told of other codes")
+    values = {name: np.array([run[name] for run in runs]) for name in VECTORS}
+    for name in VECTORS:
+        rand, bits = (gain(values["joined"][:, i], values[name][:, i]) for i in range(2))
+        mean = values[name].mean(axis=0)
+        told = f"joined over it {rand[0]:+.3f} ({rand[1]:+.1f} SE), {bits[0]:+.3f} ({bits[1]:+.1f} SE)"
+        print(f"  {name:16} {mean[0]:.3f} {mean[1]:.3f}; {told}", flush=True)
+    # No less stable than one-hot rows, and of more meaning than the harmonised vectors of fewer codes.
+    assert gain(values["joined"][:, 0], values["one-hot SVD"][:, 0])[1] > -2
+    assert gain(values["joined"][:, 1], values["harmonised"][:, 1])[1] > 2

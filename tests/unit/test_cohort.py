@@ -195,16 +195,29 @@ def test_codes_that_no_release_holds_have_vectors_of_the_sites_own(store: Cohort
     assert np.allclose(cosine, length, atol=1e-6), "the first columns point where the harmonised vector does"
 
 
-def test_a_patient_is_looked_for_by_all_codes_and_a_profile_by_those_of_the_release(
+def test_a_site_asks_by_all_its_codes_and_by_those_of_the_release_where_it_wants(
     home: Home, store: CohortStore, tmp_path: Path
 ) -> None:
-    asking = Asking(home, store)
-    loner, codes = asking.patient("LONER"), asking.codes(["I50.9"])
-    assert (len(loner.vector), len(codes.vector)) == (store.joined.shape[1], store.manifest.dim)
+    asking, shared = Asking(home, store), Asking(home, store, "harmonised")
+    loner, codes, alike = asking.patient("LONER"), asking.codes(["I50.9"]), shared.codes(["I50.9"])
+    assert len(loner.vector) == len(codes.vector) == store.joined.shape[1]
+    assert len(alike.vector) == len(shared.patient("P000").vector) == store.manifest.dim
     assert find_cohort(store, loner, Filters(), k=5).cosine[0] > 0  # type: ignore[index]
+    # A code that the release lacks is one to ask by, under its own name or without its system.
+    withheld = [asking.codes([name]) for name in ("WITHHELD", "ICD10CM:WITHHELD")]
+    assert withheld[0].codes == withheld[1].codes == ("ICD10CM:WITHHELD",)
+    assert not withheld[0].vector[: store.manifest.dim].any()
+    with pytest.raises(UsageError, match="not in this release"):
+        shared.codes(["WITHHELD"])
+    for missing in (asking, shared):
+        with pytest.raises(UsageError, match="not in this release"):
+            missing.codes(["Z99"])
+    # The query of one code points where the patients' vectors are sums of.
+    row = store.codes["code"].index("ICD10CM:I50.9")
+    assert np.allclose(codes.vector, store.array("code_vectors")[row], atol=1e-6)
     # The wrong kind of index is not searched.
-    for query, kind in ((loner, "vectors"), (codes, "joined")):
-        index = patient_index(store, kind=kind, exact=True)  # type: ignore[arg-type]
+    for query, space in ((loner, "harmonised"), (codes, "harmonised"), (alike, "joined")):
+        index = patient_index(store, space=space, exact=True)  # type: ignore[arg-type]
         found, right = (find_cohort(store, query, Filters(), k=9, index=i) for i in (index, None))
         assert found.rows.tolist() == right.rows.tolist()
     plain = make_home(tmp_path, own_codes=False)
@@ -214,7 +227,9 @@ def test_a_patient_is_looked_for_by_all_codes_and_a_profile_by_those_of_the_rele
     bare = CohortStore.open(plain)
     assert not bare.has("joined.bin")
     assert np.array_equal(bare.vectors, store.vectors), "own codes change no harmonised vector"
-    assert patient_index(bare, kind="joined", exact=True).vectors.shape == bare.vectors.shape
+    assert patient_index(bare, space="joined", exact=True).vectors.shape == bare.vectors.shape
+    assert Asking(plain, bare).space == "harmonised"
+    assert np.array_equal(Asking(plain, bare).codes(["I50.9"]).vector, alike.vector)
     with pytest.raises(UsageError, match="no vector"):
         Asking(plain, bare).patient("LONER")
 
@@ -253,7 +268,7 @@ def test_a_vector_is_the_weighted_sum_that_the_documents_state(home: Home, store
         everyone.setdefault(e["code"], set()).add(e["patient"])
         if e["patient"] == "P000":
             had.setdefault(e["code"], set()).add(e["date"])
-    asking = Asking(home, store)
+    asking = Asking(home, store, "harmonised")
     days = [d for ds in had.values() for d in ds]
     years = max(1.0, ((max(days) - min(days)).days + 1) / 365.25)
     total = np.zeros(8)
@@ -283,7 +298,8 @@ def test_each_kind_of_query_finds_the_patients_it_means(
         assert found.cosine is not None
         assert (np.diff(found.cosine) <= 0).all()
     assert "P000" not in labels(store, find_cohort(store, queries[0], Filters(), k=N).rows)
-    assert "LONER" not in labels(store, find_cohort(store, queries[1], Filters(), k=2 * N).rows)
+    shared = Asking(home, store, "harmonised").codes(["I50.9"])
+    assert "LONER" not in labels(store, find_cohort(store, shared, Filters(), k=2 * N).rows)
 
 
 def test_filters(home: Home, store: CohortStore) -> None:
@@ -321,6 +337,15 @@ def test_a_cohort_beside_the_rest(store: CohortStore) -> None:
     assert by_standard["ICD10CM:I50.9"].rest == N // 2 - found.cohort, (
         "a patient counts once for one standard code"
     )
+
+
+def test_subgroups_are_made_of_joined_vectors_or_of_those_that_are_asked_for(store: CohortStore) -> None:
+    cohort = find_cohort(store, None, Filters(having=("WITHHELD",)))
+    sizes = []
+    for space in ("joined", "harmonised"):
+        _, groups = find_subgroups(store, cohort, 2, repeats=2, space=space)  # type: ignore[arg-type]
+        sizes.append(sum(g.patients for g in groups))
+    assert sizes == [N + 1, N], "LONER has no harmonised vector"
 
 
 def test_subgroups_of_a_mixed_cohort_come_back(store: CohortStore) -> None:
@@ -386,8 +411,8 @@ def test_with_and_without_a_graph_the_same_is_found(tmp_path: Path, monkeypatch:
     assert build_cohort(home, Window(), machine=MACHINE).graph["M"] == 32
     store = CohortStore.open(home)
     monkeypatch.setattr("site_agent.cohort.index.EXACT_ROWS", 0)
-    query = Asking(home, store).codes(["I50.9"])
-    by_graph = patient_index(store)
+    query = Asking(home, store, "harmonised").codes(["I50.9"])
+    by_graph = patient_index(store, space="harmonised")
     assert by_graph.graph is not None
     found = find_cohort(store, query, Filters(), k=10, index=by_graph)
     right = find_cohort(store, query, Filters(), k=10, index=PatientIndex(store.vectors))
@@ -397,7 +422,7 @@ def test_with_and_without_a_graph_the_same_is_found(tmp_path: Path, monkeypatch:
     data[50] ^= 1
     path.write_bytes(bytes(data))
     with pytest.raises(DataError, match="not as it was written"):
-        patient_index(store)
+        patient_index(store, space="harmonised")
     assert build_cohort(home, Window(), machine=MACHINE, exact=True).graph == {}
     assert patient_index(CohortStore.open(home)).graph is None
 
@@ -410,7 +435,7 @@ def test_patients_like_a_patient_are_found_by_a_graph_of_their_own(
     build_cohort(home, Window(), machine=MACHINE)
     store = CohortStore.open(home)
     monkeypatch.setattr("site_agent.cohort.index.EXACT_ROWS", 0)
-    query, index = Asking(home, store).patient("P003"), patient_index(store, kind="joined")
+    query, index = Asking(home, store).patient("P003"), patient_index(store)
     assert index.graph is not None
     found, right = (find_cohort(store, query, Filters(), k=5, index=i) for i in (index, None))
     assert np.allclose(found.cosine, right.cosine)  # type: ignore[arg-type]
@@ -442,7 +467,7 @@ def test_errors_say_what_to_do(home: Home, store: CohortStore, tmp_path: Path) -
     bad.write_text("{}")
     cases = [
         lambda: asking.patient("P999"),
-        lambda: asking.codes(["WITHHELD"]),
+        lambda: Asking(home, store, "harmonised").codes(["WITHHELD"]),
         lambda: asking.text("xyzzy"),
         lambda: asking.profile(bad),
         lambda: find_cohort(store, None, Filters()),
@@ -498,7 +523,11 @@ def test_the_commands(home: Home, tmp_path: Path) -> None:
     assert html.count("<svg") == 2
     assert stat.S_IMODE(page.stat().st_mode) == 0o600
     assert "I50.1" in run("describe", "--code", "I50.9", "-k", "30", *at)
-    assert len(json.loads(run("subgroups", "--with", "R05", "--repeats", "10", "--json", *at))["groups"]) >= 2
+    for space in ("joined", "harmonised"):
+        asked = ["--with", "R05", "--repeats", "10", "--space", space, "--json", *at]
+        divided = json.loads(run("subgroups", *asked))
+        assert (divided["space"], len(divided["groups"]) >= 2) == (space, True)
+    assert found["space"] == described["space"] == "joined"
     assert "P0" in run("search", "--patient", "P001", "--age", "30-50", *at)
 
 

@@ -263,12 +263,57 @@ def found_flags(site: Site, flag: str, queries: int, seed: int) -> dict[str, dic
     return table
 
 
+PROFILED = ("one-hot TF-IDF", "own codes alone", "harmonised", "joined", "most codes")
+_PROFILE, _LIFTED = 10, 40
+
+
+def profiled_flags(site: Site, flag: str, profiles: int, seed: int) -> dict[str, Array]:
+    """precision@100 of each method for each of some profiles, of which each is ten codes of one weight.
+
+    They are drawn from the forty codes of highest lift among those with the flag in a random half of the patients, and asked
+    in the other half. "family" is asked with the flag's own codes, which are no features: one-hot rows have none of them.
+    """
+    has = site.flags[flag].to_numpy(dtype=bool)
+    kept = np.array([not str(c).startswith(FAMILIES[flag]) for c in site.icd9])
+    tables = {
+        "own codes alone": site.inside,
+        "harmonised": site.harmonised,
+        "joined": joined(site.harmonised, site.inside).astype(np.float64),
+    }
+    patients = {name: site.vectors(table, kept) for name, table in tables.items()}
+    one_hot, held = site.one_hot(kept), sp.csr_array((site.days > 0).astype(np.int64))
+    size = np.asarray(held[:, kept].sum(axis=1)).ravel().astype(np.float64)
+    rng = np.random.default_rng(seed)
+
+    def precision(score: Array, pool: NDArray[np.bool_]) -> float:
+        return float(has[np.argsort(-np.where(pool, score, -np.inf), kind="stable")[:K]].mean())
+
+    everyone = np.ones(len(has), dtype=bool)
+    found: dict[str, list[float]] = {
+        f"family, {name}": [precision(patients[name] @ table[~kept].sum(axis=0), everyone)]
+        for name, table in tables.items()
+    }
+    for _ in range(profiles):
+        half = rng.random(len(has)) < 0.5
+        counts = [np.asarray(held[group].sum(axis=0)).ravel() for group in (half & has, half & ~has)]
+        lifts = lift(counts[0], int((half & has).sum()), counts[1], int((half & ~has).sum()))
+        best = np.argsort(-np.where(kept & (counts[0] > 0), lifts.low, -np.inf))[:_LIFTED]
+        chosen = rng.choice(best, _PROFILE, replace=False)
+        scores = {name: patients[name] @ table[chosen].sum(axis=0) for name, table in tables.items()}
+        scores["one-hot TF-IDF"] = one_hot @ np.isin(np.flatnonzero(kept), chosen).astype(np.float64)
+        scores["most codes"] = size
+        for name, score in scores.items():
+            found.setdefault(name, []).append(precision(score, ~half))
+    return {name: np.array(values) for name, values in found.items()}
+
+
 def agreement(pair: tuple[Site, ...], flag: str, k: int = 500) -> dict[str, float]:
     """Spearman correlation of two sites' code lifts, in cohorts of k that one profile finds at each.
 
     The profile is the flag's codes as released in ICD-10-CM. Un-harmonised, the ICD-9-CM site looks with those of its own codes
-    that it anchored to codes of the profile, in its own space; NaN where there are none. Codes of the profile are not
-    compared, nor codes that fewer than 20 patients have at either site.
+    that it anchored to codes of the profile, in its own space; NaN where there are none. Joined, each looks with its own
+    vectors of these codes beside the harmonised ones. Codes of the profile are not compared, nor codes that fewer than 20
+    patients have at either site.
     """
     nine, ten = pair
     meaning = gem()
@@ -281,6 +326,14 @@ def agreement(pair: tuple[Site, ...], flag: str, k: int = 500) -> dict[str, floa
         "un-harmonised": (
             (nine, nine.own[anchored].sum(axis=0), nine.own),
             (ten, ten.own[wanted].sum(axis=0), ten.own),
+        ),
+        "joined": tuple(
+            (
+                site,
+                joined(joint[None], site.inside[rows].sum(axis=0)[None])[0],
+                joined(site.harmonised, site.inside),
+            )
+            for site, rows in ((nine, anchored), (ten, wanted))
         ),
         "most codes": ((nine, None, nine.own), (ten, None, ten.own)),
     }
