@@ -39,8 +39,14 @@ class CohortConsortium(Consortium):
 
     patients: Mapping[str, tuple[int, int]] = PATIENTS
 
-    def __init__(self, folder: Path, *, patients: Mapping[str, tuple[int, int]] = PATIENTS) -> None:
-        super().__init__(folder)
+    def __init__(
+        self,
+        folder: Path,
+        address: str = "127.0.0.1:9443",
+        *,
+        patients: Mapping[str, tuple[int, int]] = PATIENTS,
+    ) -> None:
+        super().__init__(folder, address)
         self.patients = patients
         for site, home in self.homes.items():
             write_patients(self.folder / f"{site}.parquet", site, *patients[site])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ PATIENCE = 240.0
 APPS = {
     "sum": "from coordinator.cli_sum import sum_app as app",
     "sums": "from site_agent.sums.cli import sums_app as app",
+    "site": "from site_agent.cli import app",
     "coordinator": "from coordinator.cli import app",
     "roster": "from site_agent.sums.cli import roster_app as app",
 }
@@ -43,14 +44,15 @@ def command(app: str, *words: str | Path, code: int = 0) -> Any:
 class Stack:
     """The coordinator's services, and an agent with its connection at each site."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, make: Callable[[Path, str], Consortium] = Consortium) -> None:
         port = free_port()
-        self.consortium = Consortium(folder, f"127.0.0.1:{port}")
+        self.consortium = make(folder, f"127.0.0.1:{port}")
         self.hub = self.consortium.hub
         self.services = Services(self.hub.flower, "127.0.0.1", port, ["127.0.0.1"])
         self.secret = folder / "passphrase"
         self.secret.write_text(PASSPHRASE + "\n")
         self.secret.chmod(0o600)
+        self.nodes: dict[str, int] = {}
 
     def run(self, name: str, *, code: int = 0, wait: float = PATIENCE) -> Any:
         where = ("--home", self.hub.folder, "--wait", str(wait), "--poll", "0.5")
@@ -65,14 +67,14 @@ class Stack:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Stack]:
+def running(folder: Path, make: Callable[[Path, str], Consortium] = Consortium) -> Iterator[Stack]:
     """A consortium whose services and agents run until the end."""
-    stack = Stack(folder)
+    stack = Stack(folder, make)
     with ExitStack() as ends:
         stack.services.start()
         ends.callback(stack.services.stop)
         # A node that dials in before it is known is turned away for a minute.
-        FlowerLine(stack.hub, Store(stack.hub.database_url)).nodes()
+        stack.nodes = FlowerLine(stack.hub, Store(stack.hub.database_url)).nodes()
         for site, home in stack.consortium.homes.items():
             log = ends.enter_context((home.folder / "agent.log").open("wb"))
             words = [str(scripts_folder() / "site-agent"), "run", "--home", str(home.folder)]
