@@ -25,8 +25,8 @@ else
 	@$(BIN)/python -m pytest tests/battery tests/e2e tests/benchmarks
 endif
 
-battery: $(VENV)/.installed-dev  ## Attacks, fuzzing and faults with full numbers; hours
-	@SMILE_BATTERY=full $(BIN)/python -m pytest -s --timeout=7200 tests/battery
+battery: $(VENV)/.installed-dev  ## Attacks, fuzzing, faults and real federations in full; hours
+	@SMILE_BATTERY=full $(BIN)/python -m pytest -s --timeout=7200 tests/battery tests/e2e
 
 chaos: $(VENV)/.installed-dev    ## Faults on real processes: kills at every step, partitions, full disks; root, an hour
 	@SMILE_BATTERY=full $(BIN)/python -m pytest -s --timeout=7200 tests/battery/test_chaos.py
