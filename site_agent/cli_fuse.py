@@ -28,11 +28,12 @@ def fuse(
     term: Annotated[
         list[str] | None,
         typer.Option(
-            "--term", help="A word or phrase to take out of the notes, beside the words of the label's codes."
+            "--term",
+            help="Leave out sentences with this word or phrase, beside those with words of the label's codes.",
         ),
     ] = None,
     compare_terms: Annotated[
-        bool, typer.Option("--compare-terms", help="Also learn from notes with these words left in.")
+        bool, typer.Option("--compare-terms", help="Also learn from notes with these sentences left in.")
     ] = False,
     keep: Annotated[
         Literal["gated", "concatenated", "text", "codes", "none"],
@@ -94,7 +95,8 @@ def _show(report: dict[str, Any]) -> None:
     out.print(
         f"{notes['notes']:,} notes of {notes['patients']:,} patients by the encoder {report['encoder']}; of {notes['lines']:,} "
         f"lines {notes['templates']:,} belong to forms and {notes['copied']:,} were copied forward. "
-        f"Taken out by rules: {removed}; words of the label: {notes['terms']:,}. Rules miss some: nothing here is anonymous."
+        f"{notes['terms']:,} sentences were left out for words of the label. Taken out by rules: {removed}. Rules miss some: nothing "
+        "here is anonymous."
     )
     if report["left_out"]:
         few = ", ".join(shown(code) for code in report["left_out"][:12])

@@ -41,8 +41,8 @@ class Wanted:
         codes: that are the label, or beginnings and *.
         flags: a file of the label instead.
         left_out: further codes that are in no feature.
-        terms: words or phrases that are taken out of the notes beside those of the codes' names.
-        compare_terms: also learn with these words left in.
+        terms: words or phrases whose sentences are left out beside those of the codes' names.
+        compare_terms: also learn with these sentences left in.
         keep: whose vectors are kept: gated, concatenated, text, codes, or none.
         seeds: how many splits.
     """
