@@ -95,8 +95,8 @@ def _show(report: dict[str, Any]) -> None:
     out.print(
         f"{notes['notes']:,} notes of {notes['patients']:,} patients by the encoder {report['encoder']}; of {notes['lines']:,} "
         f"lines {notes['templates']:,} belong to forms and {notes['copied']:,} were copied forward. "
-        f"{notes['terms']:,} sentences were left out for words of the label. Taken out by rules: {removed}. Rules miss some: nothing "
-        "here is anonymous."
+        f"{notes['terms']:,} sentences were left out for words of the label. Taken out by rules: {removed}. Rules miss "
+        "some: nothing here is anonymous."
     )
     if report["left_out"]:
         few = ", ".join(shown(code) for code in report["left_out"][:12])

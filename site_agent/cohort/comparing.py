@@ -70,6 +70,13 @@ def parts(rows: Rows, seed: int) -> tuple[Rows, Rows, Rows]:
     return learn, stop, ask
 
 
+def parts_of_both(rows: Rows, label: Flags, seed: int) -> tuple[Rows, Rows, Rows]:
+    """The same of those with the label and of those without, so that a rare label is in each part."""
+    with_, without = (parts(rows[label[rows] == value], seed) for value in (True, False))
+    learn, stop, ask = (np.concatenate(pair) for pair in zip(with_, without, strict=True))
+    return learn, stop, ask
+
+
 def compare_fusions(
     codes: Vectors,
     notes: Vectors,
@@ -105,7 +112,7 @@ def compare_fusions(
     asked: list[tuple[Flags, dict[str, Floats]]] = []
     sizes = (0, 0, 0)
     for i, seed in enumerate(seeds):
-        learn, stop, ask = parts(rows, seed)
+        learn, stop, ask = parts_of_both(rows, label, seed)
         sizes = (len(learn), len(stop), len(ask))
         pairs = draw_pairs(codes, label, ask, seed=seed)
         scores = {}

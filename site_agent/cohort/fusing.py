@@ -68,10 +68,10 @@ def fuse(home: Home, wanted: Wanted, *, progress: Progress = silent) -> dict[str
         UsageError: torch is missing, there is no build, no notes, no such code, or too few patients.
         DataError: the notes or the flags cannot be used.
     """
-    need_torch()
+    need_torch("Fusion")
     import torch  # noqa: PLC0415
 
-    from site_agent.cohort.comparing import compare_fusions, parts, with_seed  # noqa: PLC0415
+    from site_agent.cohort.comparing import compare_fusions, parts_of_both, with_seed  # noqa: PLC0415
     from site_agent.cohort.fusion import Fitting, learn_fusion  # noqa: PLC0415
 
     # Of layers as small as these, more threads make nothing faster, and on a busy machine all of it slower.
@@ -109,7 +109,7 @@ def fuse(home: Home, wanted: Wanted, *, progress: Progress = silent) -> dict[str
         from site_agent.cohort.fused import keep_fused  # noqa: PLC0415
 
         progress(f"vectors to keep: {wanted.keep}", 0.0)
-        learn, stop, _ = parts(rows, 0)
+        learn, stop, _ = parts_of_both(rows, label.has, 0)
         made = learn_fusion(
             wanted.keep,  # type: ignore[arg-type]
             codes,
@@ -196,8 +196,13 @@ def _notes(
 
 def _known(home: Home, store: CohortStore) -> Any:
     """Number of a patient -> words of the patient's own record: the identifier, and columns of the patients table."""
-    name = home.config.cohort.patients
-    words = known_of(home.path(name), home.config.notes.identifiers) if name else {}
+    name, columns = home.config.cohort.patients, home.config.notes.identifiers
+    if columns and not name:
+        raise UsageError(
+            "notes.identifiers names columns of the patients table, and there is none",
+            do="Set patients in [cohort] of site.toml",
+        )
+    words = known_of(home.path(name), columns) if name else {}
     labels = store.labels
 
     def known(number: int) -> Collection[str]:

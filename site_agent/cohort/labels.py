@@ -120,7 +120,7 @@ def label_by_file(store: CohortStore, path: Path, left_out: Sequence[str] = ()) 
 
 
 def label_terms(names: Iterable[str], terms: Iterable[str] = ()) -> re.Pattern[str] | None:
-    """Which sentences are taken out of the notes, those with one of these: each word of four letters or more in the names, and each term as it is written.
+    """What sentences are left out for: each word of four letters or more in the names, and each term as it is written.
 
     Words that half of all code names have (disease, chronic, unspecified) stay; an ending of plural does not save a word.
 

@@ -122,8 +122,11 @@ def _staged(home: Home, machine: Resources, progress: Progress) -> Staged:
     )
 
 
-def need_torch() -> None:
+def need_torch(what: str = "Prediction") -> None:
     """Return only if torch can be imported.
+
+    Args:
+        what: needs it.
 
     Raises:
         UsageError: it cannot.
@@ -132,7 +135,7 @@ def need_torch() -> None:
         import torch  # noqa: F401, PLC0415 - takes a second, and few sites have it
     except ImportError:
         raise UsageError(
-            "Prediction needs torch, which is not installed", do="Run pip install 'smile-federation[predict]'"
+            f"{what} needs torch, which is not installed", do="Run pip install 'smile-federation[predict]'"
         ) from None
 
 

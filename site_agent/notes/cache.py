@@ -36,12 +36,12 @@ class ChunkCache:
         for i in range(0, len(wanted), _AT_ONCE):
             part = wanted[i : i + _AT_ONCE]
             marks = ",".join("?" * len(part))
-            held.update(
-                self._connection.execute(
-                    f"UPDATE chunks SET used = 1 WHERE digest IN ({marks}) RETURNING digest, vector",  # noqa: S608 - marks alone
-                    part,
-                )
+            found = self._connection.execute(
+                f"SELECT digest, vector FROM chunks WHERE digest IN ({marks})",  # noqa: S608 - marks alone
+                part,
             )
+            held.update(found)
+            self._connection.execute(f"UPDATE chunks SET used = 1 WHERE digest IN ({marks})", part)  # noqa: S608
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in held}
         if new:
             vectors = self._encoder.encode(list(new.values())).astype("<f4")

@@ -54,9 +54,9 @@ _RULES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
         # 5/5 is a strength, 2/6 a murmur and 7/10 a pain: a day up to the tenth needs a word before it.
         ("date", r"(?<![\w/.])(?:0?[1-9]|1[0-2])/(?:1[1-9]|2[0-9]|3[01])\b(?![/.]?[0-9])"),
         ("date", r"(?<![\w/.])(?:0?[1-9]|1[0-2])/(?:3[2-9]|[4-9][0-9])\b(?![/.]?[0-9])"),  # month and year
-        ("date", r"\b(?:January|February|April|June|July|August|September|October|November|December)\b"),
+        ("date", r"(?i)\b(?:January|February|April|June|July|August|September|October|November|December)\b"),
         ("date", r"\b(?i:in|since|until|last|early|late|mid|of|by)[ ]+(?:March|May)\b"),
-        ("date", r"\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?\b"),
+        ("date", r"(?i)\b(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)days?\b"),
         ("number", r"\b[0-9]{3}-[0-9]{2}-[0-9]{4}\b"),
         (
             "phone",
@@ -121,6 +121,7 @@ _RULES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
             r"|called|performed|admitted|operated|discussed|spoke)[ ]+(?:on|by|with|to)|named|known as|goes by|contact)"
             rf"[ ]+{_NAMES}",
         ),
+        ("name", rf"\b(?i:drs?|mr|mrs|ms|mx|prof)\.[ ]+(?:{_NAMES}|[^\W\d_]{{2,30}}(?:[ ]+[^\W\d_]{{2,30}})?)"),
         # The initials of who dictated and who typed, on a line of their own.
         ("name", r"(?m)^[A-Z]{2,4}[:/][A-Za-z]{2,}$"),
         (
