@@ -12,6 +12,7 @@ import asyncio
 import logging
 import ssl
 import sys
+from asyncio import sslproto
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ LIMITS = {
 MAX_CONNECTIONS = 128
 LOOK_SECONDS = 1.0
 """Between two looks at the certificate's files."""
+READ_BYTES = 32 << 10
+"""Buffer of each connection. asyncio's own is 256 KiB, and a SuperNode keeps several connections open."""
 BODY_SECONDS = 120.0
 """For one body; then 408, so that a slow sender cannot hold its place for ever."""
 
@@ -157,6 +160,8 @@ def serve(*, superlink: str, ca: str, certificate: str, key: str, host: str, por
         certificate, key: PEM files that sites see.
         host, port: where to listen.
     """
+    # No parameter of create_server reaches it; without the attribute it would stay what it is.
+    sslproto.SSLProtocol.max_size = READ_BYTES
     upstream = httpx.AsyncClient(
         base_url=f"https://{superlink}",
         verify=ssl.create_default_context(cafile=ca),
