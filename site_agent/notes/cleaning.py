@@ -24,6 +24,8 @@ _BREAK: Final = re.compile(r"\r\n|[\r\n\v\f\x85\u2028\u2029]|<br ?/?>", re.IGNOR
 _SPACE: Final = re.compile(r"\s+")
 _SENTENCE: Final = re.compile(r"(?<=[.;!?])\s+(?=[A-Z0-9-])")
 _RULE: Final = re.compile(r"[-_=*~#.+|]{3,}")
+_KEPT: Final = frozenset("\t\n\v\f\r\x85")
+_INVISIBLE: Final = frozenset({"Cf", "Cc", "Co", "Cn", "Cs"})
 _PART: Final = re.compile(r"[\W_]+")
 
 
@@ -32,14 +34,11 @@ def normalised(text: str) -> str:
 
     Law: doing it twice changes nothing more.
     """
+    # What cannot be seen goes first: without it, letters and marks may meet that are one character.
+    seen = "".join(c for c in text if c in _KEPT or unicodedata.category(c) not in _INVISIBLE)
     lines = []
-    for line in _BREAK.split(unicodedata.normalize("NFKC", text)):
-        visible = "".join(
-            c
-            for c in line.replace("\t", " ")
-            if unicodedata.category(c) not in {"Cf", "Cc", "Co", "Cn", "Cs"}
-        )
-        plain = _SPACE.sub(" ", _RULE.sub(" ", visible)).strip()
+    for line in _BREAK.split(unicodedata.normalize("NFKC", seen)):
+        plain = _SPACE.sub(" ", _RULE.sub(" ", line)).strip()
         if plain:
             lines.append(plain)
     return "\n".join(lines)

@@ -121,7 +121,10 @@ _RULES: Final[tuple[tuple[str, re.Pattern[str]], ...]] = tuple(
             r"|called|performed|admitted|operated|discussed|spoke)[ ]+(?:on|by|with|to)|named|known as|goes by|contact)"
             rf"[ ]+{_NAMES}",
         ),
-        ("name", rf"\b(?i:drs?|mr|mrs|ms|mx|prof)\.[ ]+(?:{_NAMES}|[^\W\d_]{{2,30}}(?:[ ]+[^\W\d_]{{2,30}})?)"),
+        (
+            "name",
+            rf"\b(?i:drs?|mr|mrs|ms|mx|prof)\.[ ]+(?:{_NAMES}|[^\W\d_]{{2,30}}(?:[ ]+[^\W\d_]{{2,30}})?)",
+        ),
         # The initials of who dictated and who typed, on a line of their own.
         ("name", r"(?m)^[A-Z]{2,4}[:/][A-Za-z]{2,}$"),
         (
@@ -149,8 +152,6 @@ def remove_identifiers(
         text: of a note, after `normalised`.
         known: words of this patient's own record, as `known_words` makes them.
         found: kind -> number of places; counted into.
-
-    Law: doing it twice changes nothing more than spaces.
     """
     counts = Counter[str]() if found is None else found
     if known:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -292,6 +293,23 @@ def test_a_label_by_codes_or_by_a_file(home: Home, tmp_path: Path) -> None:
             label_by_file(store, path)
     with pytest.raises(UsageError, match="Too few"):
         label_by_codes(store, ["R05"])
+
+
+def test_flags_of_patients_that_are_numbers(tmp_path: Path) -> None:
+    """What `label_by_file` asks of a build whose patients are numbers."""
+    store: Any = SimpleNamespace(
+        has=lambda _: False,
+        array=lambda _: np.arange(200, dtype=np.int64),
+        manifest=SimpleNamespace(patients=200),
+    )
+    path = tmp_path / "flags.csv"
+    path.write_text("patient,flag\n" + "".join(f" {i},{i % 2}\n" for i in range(150)))
+    label = label_by_file(store, path)
+    assert label.has.nonzero()[0].tolist() == list(range(1, 150, 2))
+    assert label.known.sum() == 150
+    path.write_text("patient,flag\nP1,1\n")
+    with pytest.raises(DataError, match="cannot be read"):
+        label_by_file(store, path)
 
 
 def test_words_of_the_label() -> None:
