@@ -130,8 +130,9 @@ def test_notes_that_speak_of_the_label(flag: str, tmp_path: Path) -> None:
     silent: Table = {}
     open_: Table = {}
     for seed in SEEDS:
-        made = generated(flag, "not mentioned", seed, SPOKEN)
-        run(made, {"text": vectors_of(made, LexicalEncoder(384), tmp_path).vectors}, seed, silent)
+        if FULL:
+            made = generated(flag, "not mentioned", seed, SPOKEN)
+            run(made, {"text": vectors_of(made, LexicalEncoder(384), tmp_path).vectors}, seed, silent)
         made = generated(flag, "mentioned", seed, SPOKEN)
         kinds = {
             "all terms out": OWN_WORDS[flag],
@@ -143,13 +144,14 @@ def test_notes_that_speak_of_the_label(flag: str, tmp_path: Path) -> None:
             for name, terms in kinds.items()
         }
         run(made, notes, seed, open_)
-    show(f"{flag}: real codes; the generated notes are silent of it", silent)
+    if FULL:
+        show(f"{flag}: real codes; the generated notes are silent of it", silent)
+        assert abs(mean(open_, "text") - mean(silent, "text")) < 0.1
     show(
         f"{flag}: real codes; the generated notes speak of it; where nothing is said, all terms are out",
         open_,
     )
     assert mean(open_, "text, terms left in") > mean(open_, "text") + 0.1
-    assert abs(mean(open_, "text") - mean(silent, "text")) < 0.1
 
 
 def test_identifiers_that_were_planted() -> None:
@@ -163,7 +165,7 @@ def test_identifiers_that_were_planted() -> None:
     for seed in range(draws):
         rng = np.random.default_rng(100 + seed)
         notes, known = [], []
-        for i in range(600 if FULL else 150):
+        for i in range(600 if FULL else 100):
             who = person(rng)
             has = [str(t) for t in rng.choice(titles, 4)]
             others = [str(t) for t in rng.choice(titles, 10)]
