@@ -7,6 +7,7 @@ import re
 import stat
 from collections.abc import Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,16 +27,20 @@ from tests.unit.test_cohort import HEART, KIDNEY, MACHINE, N, make_home, write_r
 
 torch = pytest.importorskip("torch")
 
+from site_agent.cohort import comparing  # noqa: E402
 from site_agent.cohort.comparing import compare_fusions, parts_of_both  # noqa: E402
 from site_agent.cohort.fusion import KINDS, Fitting, hard_negatives, learn_fusion, standardised  # noqa: E402
 from site_agent.cohort.pairs import draw_pairs, pair_area  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
+def quick() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(comparing, "_REPEATS", 60)
+        patch.setattr(comparing, "Fitting", partial(Fitting, epochs=15, rate=1e-2, width=16))
+        yield
     torch.set_num_threads(threads)
 
 
@@ -51,8 +56,8 @@ def halves(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def test_what_is_told_half_by_codes_and_half_by_notes_is_learnt_from_both() -> None:
-    codes, notes, label = halves(800)
-    found = compare_fusions(codes, notes, label, np.arange(800), seeds=range(2))
+    codes, notes, label = halves(600)
+    found = compare_fusions(codes, notes, label, np.arange(600), seeds=range(2))
     area = {name: way.area.value for name, way in found.ways.items()}
     for one in ("gated", "concatenated"):
         for other in ("text", "codes"):
@@ -61,8 +66,8 @@ def test_what_is_told_half_by_codes_and_half_by_notes_is_learnt_from_both() -> N
         assert way.area.low <= way.area.value <= way.area.high
         assert way.area.low > found.with_label
         assert way.random > 0.5
-    assert sum(found.patients) == 800
-    assert abs(found.patients[0] - 480) < 2
+    assert sum(found.patients) == 600
+    assert abs(found.patients[0] - 360) < 2
     assert found.ways["gated"].gain is None
     assert found.ways["codes"].gain is not None
     assert found.ways["codes"].gain.low > 0
