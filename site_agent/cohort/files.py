@@ -69,7 +69,7 @@ class CohortManifest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     notice: str = NOTICE
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     site: str
     study: str
     release: int
@@ -233,7 +233,7 @@ class CohortStore:
                 if (folder / file).stat().st_size != told.bytes:
                     raise DataError(f"The file {folder / file} is not as it was written", do=_ANEW)
         except (OSError, ValidationError) as error:
-            why = str(error).splitlines()[0][:200]
+            why = " ".join(str(error).split())[:200]
             raise DataError(f"The patient vectors in {folder} cannot be read", why=why, do=_ANEW) from None
         return cls(folder, manifest)
 

@@ -136,17 +136,7 @@ def fuse(home: Home, wanted: Wanted, *, progress: Progress = silent) -> dict[str
 
 
 def code_vectors_without(store: CohortStore, left_out: npt.NDArray[np.intp]) -> Vectors:
-    """(n, d) patient vectors of a build, made again without some codes; the weights are the build's.
-
-    Raises:
-        UsageError: the build is of an earlier version of this software.
-    """
-    if not store.has("code_vectors.bin"):
-        raise UsageError(
-            "This site's patient vectors were made by an earlier version",
-            why="the vectors of the codes are not among the files",
-            do="Run site-agent cohort build again",
-        )
+    """(n, d) patient vectors of a build, made again without some codes; the weights are the build's."""
     weight = np.asarray(store.codes["weight"], dtype=np.float64)
     weight[left_out] = 0.0
     vectors = store.array("code_vectors")
