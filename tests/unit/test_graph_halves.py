@@ -44,7 +44,7 @@ def test_inner_products_are_those_of_the_sites_whose_axes_differ() -> None:
 
 def test_a_half_of_two_sites_has_the_mean_of_their_inner_products() -> None:
     three = [site("lake", range(30), 1), site("north", range(20), 2), site("south", range(20), 3)]
-    codes, one, two = halves(*three)
+    _, one, two = halves(*three)
     meaning = unit_rows(np.random.default_rng(99), len(CODES), 6)
     narrow, wide = sorted((one, two), key=lambda half: half.shape[1])
     assert (narrow.shape[1], wide.shape[1]) == (6, 12)
