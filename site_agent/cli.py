@@ -28,7 +28,8 @@ from site_agent import (
 )
 from site_agent.agent import Agent
 from site_agent.cli_options import HERE, HomeOption, JsonOption, MemoryOption, ThreadsOption
-from site_agent.config import Home, Kind
+from site_agent.config import Home
+from site_agent.sections import Kind
 from site_agent.software import version
 from site_agent.status import places
 from site_agent.sums.cli import roster_app, sums_app

@@ -16,11 +16,12 @@ from protocol.messages import Enrolment, Invitation
 from protocol.rotation import erase_key
 from protocol.signed import open_signed, parse, sign_message
 from protocol.study import load_study
-from site_agent.config import Home, Kind
+from site_agent.config import Home
 from site_agent.exchange import Exchange
 from site_agent.flower.node import new_node_key
 from site_agent.keys import coordinator_keys, own_keys
 from site_agent.ledger import Ledger
+from site_agent.sections import Kind
 from site_agent.state import load_state, save_state
 
 WELCOME = "welcome.json"

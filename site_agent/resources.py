@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from protocol.errors import UsageError
-from site_agent.config import Machine
+from site_agent.sections import Machine
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _LEAST = 256 * 2**20

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from protocol.errors import DataError
 from protocol.files import write_atomic
 from site_agent.blocks import Int32s, Int64s, by_patient, numbered, partition_of, scatter
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Description, EventSource, Progress, Reading, silent
 from site_agent.sources.clean import Cleaner, CodedRows
 from site_agent.sources.codebook import CodeBook

@@ -24,7 +24,7 @@ from coordinator.setup import EXAMPLE_STUDY
 from coordinator.web.app import api
 from protocol.study import StudySpec
 from site_agent.cli import app as site_app
-from site_agent.config import SiteConfig
+from site_agent.sections import SiteConfig
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"

@@ -7,9 +7,9 @@ from pathlib import Path
 from protocol.messages import Policy
 from protocol.release import VerifiedRelease
 from protocol.study import StudySpec, load_study
-from site_agent.config import Data
 from site_agent.cooccurrence import count_pairs
 from site_agent.gate import allowed_dim, make_release, suppress
+from site_agent.sections import Data
 from site_agent.sources.anchors import read_anchors
 from site_agent.sources.clean import collect
 from site_agent.sources.triplets import TripletFile

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pytest
 
 from protocol.errors import DataError
-from site_agent.config import Data, Domain
+from site_agent.sections import Data, Domain
 from site_agent.sources import Events, EventSource, Reading
 from site_agent.sources.clean import collect
 

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from protocol.errors import FederationError
 from protocol.keep import NAME as ONTOLOGY
 from protocol.release import TEXT
-from site_agent.config import Home, Machine
+from site_agent.config import Home
 from site_agent.doctor.estimate import Estimate, estimate
 from site_agent.doctor.findings import Check, Result, findings
 from site_agent.doctor.numbers import EXACT, Numbers
@@ -20,6 +20,7 @@ from site_agent.doctor.trust import signers, site_key
 from site_agent.gate import allowed_dim, pair_floor, suppress
 from site_agent.prepare import count_events, site_anchors, stage_events
 from site_agent.resources import Resources, resources
+from site_agent.sections import Machine
 from site_agent.sources import Progress, silent
 from site_agent.staging import Staged
 from site_agent.viewing import open_views

@@ -12,7 +12,8 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from protocol.errors import DataError, UsageError
-from site_agent.config import Data, Home, NoteColumns, Notes
+from site_agent.config import Home
+from site_agent.sections import Data, NoteColumns, Notes
 from site_agent.sources.databases import connect
 from site_agent.sources.databases.url import parse_url
 from site_agent.sources.tables import DAY, LABEL, Tables, import_ibis

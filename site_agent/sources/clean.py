@@ -25,7 +25,7 @@ import pyarrow as pa
 
 from protocol.errors import DataError
 from protocol.vocabulary import MAX_CODE_LENGTH
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Events, EventSource, Progress, Reading, silent
 from site_agent.sources.codebook import CONTROL, NO_CODE, NO_SYSTEM, TOO_LONG, CodeBook, GrowingCodeBook
 from site_agent.sources.columns import (

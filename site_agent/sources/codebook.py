@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from protocol.errors import DataError
 from protocol.vocabulary import MAX_CODE_LENGTH, PREFIX, curie
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Description
 from site_agent.sources.columns import Flags, Int32s, Int64s, distinct, is_missing, optional
 

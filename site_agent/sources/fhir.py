@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 import pyarrow as pa
 
 from protocol.errors import DataError
-from site_agent.config import Data, Domain
+from site_agent.sections import Data, Domain
 from site_agent.sources import Reading
 from site_agent.sources.files import files_digest
 

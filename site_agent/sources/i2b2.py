@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources.relational import CodeColumn, Lookup, Only, RelationalSource, TableMap
 
 # The texts are the hospital's own, whatever ontology it loaded.

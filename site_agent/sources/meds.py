@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from protocol.errors import DataError
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Reading
 from site_agent.sources.files import files_digest
 

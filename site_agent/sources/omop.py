@@ -7,7 +7,7 @@ from typing import Any
 
 from protocol.errors import DataError
 from protocol.vocabulary import curie
-from site_agent.config import Data, Domain
+from site_agent.sections import Data, Domain
 from site_agent.sources.relational import WHOLE, CodeColumn, Lookup, RelationalSource, TableMap
 
 CONCEPT = Lookup(

@@ -6,7 +6,7 @@ say that the type is not known: such codes get the configured system too.
 
 from __future__ import annotations
 
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources.relational import CodeColumn, RelationalSource, TableMap
 
 _LOCAL = {"OT": "", "NI": "", "UN": "", "": ""}

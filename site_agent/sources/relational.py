@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from protocol.errors import DataError, UsageError
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Reading
 from site_agent.sources.databases import connect
 from site_agent.sources.databases.base import BATCH_ROWS

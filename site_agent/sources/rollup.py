@@ -8,7 +8,7 @@ from pathlib import Path
 
 from protocol.errors import DataError
 from protocol.vocabulary import curie, split_curie
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import EventSource
 
 

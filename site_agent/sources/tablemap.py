@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from site_agent.config import Domain
+from site_agent.sections import Domain
 
 
 @dataclass(frozen=True)

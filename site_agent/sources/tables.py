@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from protocol.errors import DataError
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources.databases.base import Column, Database, no_extra
 from site_agent.sources.decoder import Decoder
 from site_agent.sources.tablemap import CodeColumn, Lookup, TableMap

@@ -14,7 +14,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from protocol.errors import DataError
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Reading
 
 BATCH_ROWS = 1 << 20

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import date
 from itertools import islice
 
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Description
 from site_agent.sources.clean import Cleaner
 

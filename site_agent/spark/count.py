@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from protocol.errors import DataError
 from protocol.sections import Counting
 from site_agent.changes import Fingerprints, Keys, gathered
-from site_agent.config import Data
 from site_agent.cooccurrence import PairCounts
 from site_agent.cooccurrence.counts import matrices
+from site_agent.sections import Data
 from site_agent.sources import Description, Progress, silent
 from site_agent.sources.codebook import MAX_CODES
 from site_agent.sources.tables import Tables, arrow_schema, import_ibis

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from protocol.errors import DataError, UsageError
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources.databases.base import no_extra
 from site_agent.sources.databases.spark import Spark
 from site_agent.sources.i2b2 import I2b2Source

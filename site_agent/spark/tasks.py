@@ -27,9 +27,9 @@ import pyarrow.compute as pc
 from protocol.errors import DataError, FederationError
 from site_agent.blocks import partition_of
 from site_agent.changes import Keys, patient_fingerprints
-from site_agent.config import Data
 from site_agent.cooccurrence import count_pairs
 from site_agent.cooccurrence.counts import sum_same_rows
+from site_agent.sections import Data
 from site_agent.sources import Reading
 from site_agent.sources.clean import CodedRows
 from site_agent.sources.databases.base import joined

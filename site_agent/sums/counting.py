@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 from protocol.errors import UsageError
 from site_agent.budget import keep_codes
 from site_agent.changes import Keys, UInt64s, gathered, patient_fingerprints
-from site_agent.config import Data, Home
+from site_agent.config import Home
 from site_agent.cooccurrence import PairCounts
 from site_agent.counting import count_staged
 from site_agent.prepare import site_anchors
 from site_agent.released import site_salt
 from site_agent.resources import Resources
+from site_agent.sections import Data
 from site_agent.sources import EventSource, Progress, silent
 from site_agent.sources.opening import open_source
 from site_agent.sources.rollup import rollup_of

@@ -55,9 +55,9 @@ def measure(options: dict[str, Any]) -> dict[str, float]:
     """Seconds of each step, peak memory in GiB, and sizes."""
     from datetime import date
 
-    from site_agent.config import Data
     from site_agent.cooccurrence import count_pairs
     from site_agent.counting import count_staged
+    from site_agent.sections import Data
     from site_agent.sources.triplets import TripletFile
     from site_agent.staging import stage
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Reading
 from site_agent.sources.omop import OmopSource
 from tests import postgres as pg

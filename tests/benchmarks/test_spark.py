@@ -23,9 +23,9 @@ import pytest
 from scipy import sparse
 
 from protocol.sections import Counting
-from site_agent.config import Data
 from site_agent.cooccurrence import PairCounts
 from site_agent.counting import count_staged
+from site_agent.sections import Data
 from site_agent.sources.omop import OmopSource
 from site_agent.spark import SparkCounted, count_in_spark
 from site_agent.staging import Staged, stage

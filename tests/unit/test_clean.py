@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol.errors import DataError
-from site_agent.config import Data, RollUp
+from site_agent.sections import Data, RollUp
 from site_agent.sources import Description
 from site_agent.sources.clean import Cleaner, CodedRows
 from site_agent.sources.codebook import CodeBook

@@ -14,10 +14,10 @@ import pytest
 from protocol.errors import DataError, UsageError
 from protocol.sections import Counting
 from site_agent import counting
-from site_agent.config import Data, Machine
 from site_agent.cooccurrence import PairCounts, count_pairs
 from site_agent.counting import CountRuns, count_staged
 from site_agent.resources import parse_size, resources
+from site_agent.sections import Data, Machine
 from site_agent.sources.clean import collect
 from site_agent.staging import PARTITIONS, Staged, stage
 from tests.unit.test_staging import TODAY, Source, table

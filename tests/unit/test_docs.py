@@ -44,8 +44,8 @@ from protocol.messages import (
 )
 from protocol.published import list_files, sign_manifest
 from protocol.rotation import KeyReceipt
-from site_agent.config import Data
 from site_agent.exchange import SiteStatus
+from site_agent.sections import Data
 from site_agent.sources import fhir, meds
 from site_agent.sources.clean import Cleaner
 from site_agent.sources.i2b2 import I2B2_TABLES

@@ -22,7 +22,7 @@ from protocol.errors import StudyError, UsageError
 from protocol.messages import Policy
 from protocol.study import StudySpec
 from site_agent.cli import app
-from site_agent.config import Data, Home
+from site_agent.config import Home
 from site_agent.cooccurrence import count_pairs
 from site_agent.doctor import Check, Examination, Profile, examine, profile
 from site_agent.doctor.findings import findings
@@ -33,6 +33,7 @@ from site_agent.doctor.profiling import BUSY_DAY
 from site_agent.doctor.terminal import as_json, out, show
 from site_agent.enrolment import init_home
 from site_agent.prepare import prepare_release
+from site_agent.sections import Data
 from site_agent.staging import Staged, stage
 from site_agent.working import work_lock
 from tests import synthetic

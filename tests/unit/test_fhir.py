@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import DataError
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Description, Events, Reading
 from site_agent.sources.clean import collect
 from site_agent.sources.columns import patient_number

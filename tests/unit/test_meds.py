@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from protocol.errors import DataError
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Description, Events, Reading
 from site_agent.sources.clean import collect
 from site_agent.sources.meds import STATIC, MedsFolder

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from protocol.errors import DataError
 from protocol.messages import MAX_NAME_LENGTH
 from protocol.study import parse_study
-from site_agent.config import Home, SiteConfig
+from site_agent.config import Home
 from site_agent.names import NO_NAMES, REVIEW, Names, Vocabulary, choose_names, read_review
+from site_agent.sections import SiteConfig
 from site_agent.sources import Description
 
 TERMS = ("Diabetes mellitus, type 2", "Acute fracture of the femur", "Crohn's disease", "Ménière disease")

@@ -19,7 +19,6 @@ import pytest
 
 from protocol.errors import DataError
 from protocol.text import LexicalEncoder
-from site_agent.config import Data, NoteColumns, Notes
 from site_agent.notes import NoteVectors, note_vectors
 from site_agent.notes.cache import chunk_cache
 from site_agent.notes.cleaning import LineShares, chunks, first_time, line_key, normalised, sentences
@@ -27,6 +26,7 @@ from site_agent.notes.identifiers import known_words, remove_identifiers
 from site_agent.notes.reading import NoteFile, NoteTable
 from site_agent.notes.staging import staged_notes
 from site_agent.notes.vectors import line_shares
+from site_agent.sections import Data, NoteColumns, Notes
 from site_agent.sources.columns import EPOCH, patient_number
 from tests.generated_notes import FORM, Note, person, recall, write_notes
 

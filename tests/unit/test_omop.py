@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pytest
 
-from site_agent.config import Data, RollUp
+from site_agent.sections import Data, RollUp
 from site_agent.sources import Description, Events, Reading
 from site_agent.sources.clean import collect
 from site_agent.sources.omop import OMOP_TABLES, OmopSource

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources import Reading
 from site_agent.sources.clean import collect
 from site_agent.sources.i2b2 import I2b2Source

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from protocol.errors import DataError, FederationError, UsageError
-from site_agent.config import Data, RollUp
+from site_agent.sections import Data, RollUp
 from site_agent.sources import Reading
 from site_agent.sources.omop import OmopSource
 from site_agent.sources.relational import BATCH_ROWS, RelationalSource
@@ -335,7 +335,7 @@ def test_no_spark() -> None:
 
 SILENT = """
 from protocol.errors import DataError
-from site_agent.config import Data
+from site_agent.sections import Data
 from site_agent.sources.databases import spark
 from site_agent.sources.omop import OmopSource
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import DataError
-from site_agent.config import Data, RollUp
+from site_agent.sections import Data, RollUp
 from site_agent.sources.rollup import read_rollup, rollup_of
 from site_agent.sources.triplets import TripletFile
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from site_agent.config import Data, Domain
+from site_agent.sections import Data, Domain
 from site_agent.sources import EventSource
 from site_agent.sources.fhir import FhirFolder
 from site_agent.sources.meds import MedsFolder

@@ -24,8 +24,8 @@ from protocol.errors import DataError, FederationError, UsageError
 from protocol.sections import Counting
 from site_agent.cells import with_cells
 from site_agent.changes import Fingerprints, Keys, gathered, patient_fingerprints
-from site_agent.config import Data, RollUp
 from site_agent.cooccurrence import PairCounts, add_counts, count_pairs
+from site_agent.sections import Data, RollUp
 from site_agent.sources import Description, Events
 from site_agent.sources.clean import collect
 from site_agent.sources.decoder import Decoder
@@ -507,7 +507,7 @@ def test_no_java(tmp_path: Path) -> None:
     pytest.importorskip("pyspark")
     program = """
         from protocol.sections import Counting
-        from site_agent.config import Data
+        from site_agent.sections import Data
         from site_agent.sources.omop import OmopSource
         from site_agent.spark import count_in_spark
         data = Data(kind="omop", database="spark://local", system="S")

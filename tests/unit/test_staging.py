@@ -17,7 +17,7 @@ import pytest
 
 from protocol.errors import DataError
 from site_agent import staging
-from site_agent.config import Data, RollUp
+from site_agent.sections import Data, RollUp
 from site_agent.sources import Description, Reading
 from site_agent.sources.clean import CodedRows, collect
 from site_agent.staging import PARTITIONS, Staged, stage

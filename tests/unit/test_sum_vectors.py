@@ -23,8 +23,8 @@ from protocol.sums import (
     step_id,
     write_answer,
 )
-from site_agent.config import Data
 from site_agent.cooccurrence import PairCounts
+from site_agent.sections import Data
 from site_agent.sums.counting import with_anchors
 from site_agent.sums.vectors import cells_vector, margins_vector, over_vocabulary
 from tests.synthetic import keys, study

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from protocol.errors import DataError
-from site_agent.config import Columns, Data
+from site_agent.sections import Columns, Data
 from site_agent.sources import Description, Events
 from site_agent.sources.anchors import read_anchors
 from site_agent.sources.clean import collect

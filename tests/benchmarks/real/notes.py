@@ -35,13 +35,13 @@ from protocol.tfidf import inverse_frequency, patient_vectors
 from site_agent.cohort.gathering import follow_up
 from site_agent.cohort.labels import label_terms
 from site_agent.cohort.own import own_vectors
-from site_agent.config import NoteColumns
 from site_agent.notes import NoteVectors, note_vectors
 from site_agent.notes.cache import chunk_cache
 from site_agent.notes.identifiers import known_words
 from site_agent.notes.reading import NoteFile
 from site_agent.notes.staging import staged_notes
 from site_agent.notes.vectors import line_shares
+from site_agent.sections import NoteColumns
 from site_agent.sources.columns import EPOCH, patient_number
 from tests.benchmarks.real import data
 from tests.benchmarks.real.cohort import FAMILIES
