@@ -107,6 +107,8 @@ class SystemdMachine:
             f"mount -t overlay overlay -o lowerdir=/,upperdir={self.folder}/layer,workdir={self.folder}/work {root}",
             f"mount --bind {sys.base_prefix} {root}/opt/python",
             f"mount --bind {packages} {root}/opt/smile/lib/python3.11/site-packages",
+            # Before the checkout, which may lie below it.
+            f"mount -t tmpfs none {root}/tmp",  # noqa: S108
             f"mkdir -p {root}{ROOT}; mount --bind {ROOT} {root}{ROOT}",
             f"chroot {root} ldconfig",
             # Nothing of this machine's own is started: no unit is wanted by anything but what a test enables.
@@ -114,7 +116,6 @@ class SystemdMachine:
             f"mount -t proc proc {root}/proc; mount -t sysfs -o ro sysfs {root}/sys",
             f"mount -t cgroup2 cgroup2 {root}/sys/fs/cgroup",
             f"mount --bind /dev {root}/dev; mount -t tmpfs -o mode=755 none {root}/run",
-            f"mount -t tmpfs none {root}/tmp",  # noqa: S108
             f"exec env -i container=unshare PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot {root} "
             "/lib/systemd/systemd --system --unit=smile-test.target --log-target=console",
         ]
